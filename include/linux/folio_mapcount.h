@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * How often a large folio is mapped, and by whom.
+ *
+ * Besides the number of all its mappings, a large folio has two slots, each with
+ * the number (mm_id_t) of an mm and how many of the mappings are that mm's. If
+ * the count of a slot equals the count of all, then that mm alone maps the
+ * folio. More mms than two go untracked, so a count can be too low, for an mm
+ * that came when both slots were taken and stayed until one was free, but never
+ * too high. An mm with more mappings than its slot can count, which only files
+ * can have, goes untracked too. So "one mm alone" is never said in error; "maybe
+ * shared" can be.
+ *
+ * folio->_mm_ids holds, from the top: the shared bit, set unless one of the slots
+ * accounts for all mappings; the number in slot 1; the lock; the number in slot
+ * 0. It is 0 while the folio is not mapped, which is what ->private of a tail
+ * page has to be when the folio is split or freed. All counts are stored minus
+ * one, so that "none" is the same as in ->_mapcount.
+ *
+ * What decides is here, and compiles in userland too: see
+ * tools/testing/folio_mapcount.
+ */
+#ifndef _LINUX_FOLIO_MAPCOUNT_H
+#define _LINUX_FOLIO_MAPCOUNT_H
+
+#include <linux/bit_spinlock.h>
+#include <linux/limits.h>
+#include <linux/mm_types.h>
+#include <linux/mmdebug.h>
+#include <linux/page_ref.h>
+
+#ifdef CONFIG_MM_ID
+
+#define FOLIO_MM_IDS_LOCK_BITNUM	MM_ID_BITS
+#define FOLIO_MM_IDS_SHARED_BITNUM	63
+
+#ifndef MM_ID_MAPCOUNT_MAX
+#define MM_ID_MAPCOUNT_MAX		SHRT_MAX
+#endif
+
+#define FOLIO_MM_IDS_SLOT_SHIFT		32
+#define FOLIO_MM_IDS_SLOT0		((unsigned long)MM_ID_MAX)
+#define FOLIO_MM_IDS_SLOT1		(FOLIO_MM_IDS_SLOT0 << FOLIO_MM_IDS_SLOT_SHIFT)
+#define FOLIO_MM_IDS_LOCK		(1UL << FOLIO_MM_IDS_LOCK_BITNUM)
+#define FOLIO_MM_IDS_SHARED		(1UL << FOLIO_MM_IDS_SHARED_BITNUM)
+
+/* Returns _mm_ids without the lock bit. */
+static __always_inline unsigned long folio_lock_large_mapcount(struct folio *folio)
+{
+	bit_spin_lock(FOLIO_MM_IDS_LOCK_BITNUM, &folio->_mm_ids);
+	return READ_ONCE(folio->_mm_ids) & ~FOLIO_MM_IDS_LOCK;
+}
+
+/*
+ * While it is locked nobody else can change the word, only try to set a bit that
+ * is set. So the new value and the release can be one store.
+ */
+static __always_inline void folio_unlock_large_mapcount(struct folio *folio,
+							unsigned long ids)
+{
+	smp_store_release(&folio->_mm_ids, ids);
+	preempt_enable();
+	__release(bitlock);
+}
+
+static __always_inline mm_id_t folio_mm_id(unsigned long ids, int slot)
+{
+	return (ids >> (slot * FOLIO_MM_IDS_SLOT_SHIFT)) & MM_ID_MAX;
+}
+
+static __always_inline void folio_init_mm_ids(struct folio *folio)
+{
+	folio->_mm_id_mapcount[0] = -1;
+	folio->_mm_id_mapcount[1] = -1;
+	folio->_mm_ids = 0;
+}
+
+/* The first mappings of a folio that nobody else can see yet. */
+static __always_inline void folio_set_mappings(struct folio *folio, int nr,
+					       mm_id_t id)
+{
+	VM_WARN_ON_ONCE(folio->_mm_ids || id < MM_ID_MIN || id > MM_ID_MAX);
+	VM_WARN_ON_ONCE(nr > MM_ID_MAPCOUNT_MAX);
+	atomic_set(&folio->_large_mapcount, nr - 1);
+	folio->_mm_id_mapcount[0] = nr - 1;
+	folio->_mm_ids = id;
+}
+
+/**
+ * folio_add_mappings - count more mappings of a large folio
+ * @folio: The folio, not of hugetlb.
+ * @nr: How many.
+ * @id: The number of the mm whose they are.
+ *
+ * Context: Any but interrupts; takes the bit lock of @folio.
+ * Return: How often @folio is mapped now.
+ */
+static __always_inline int folio_add_mappings(struct folio *folio, int nr,
+					      mm_id_t id)
+{
+	unsigned long ids = folio_lock_large_mapcount(folio);
+	int total = atomic_read(&folio->_large_mapcount) + nr;
+
+	VM_WARN_ON_ONCE(id < MM_ID_MIN || nr <= 0 || nr > MM_ID_MAPCOUNT_MAX);
+
+	if (folio_mm_id(ids, 0) == id) {
+		int count = folio->_mm_id_mapcount[0] + nr;
+
+		if (unlikely(count > MM_ID_MAPCOUNT_MAX)) {
+			count = -1;
+			ids &= ~FOLIO_MM_IDS_SLOT0;
+		}
+		folio->_mm_id_mapcount[0] = count;
+	} else if (folio_mm_id(ids, 1) == id) {
+		int count = folio->_mm_id_mapcount[1] + nr;
+
+		if (unlikely(count > MM_ID_MAPCOUNT_MAX)) {
+			count = -1;
+			ids &= ~FOLIO_MM_IDS_SLOT1;
+		}
+		folio->_mm_id_mapcount[1] = count;
+	} else if (!(ids & FOLIO_MM_IDS_SLOT0)) {
+		folio->_mm_id_mapcount[0] = nr - 1;
+		ids |= id;
+		/* There are others, be it in slot 1 or untracked. */
+		if (total >= nr)
+			ids |= FOLIO_MM_IDS_SHARED;
+	} else {
+		if (!(ids & FOLIO_MM_IDS_SLOT1)) {
+			folio->_mm_id_mapcount[1] = nr - 1;
+			ids |= (unsigned long)id << FOLIO_MM_IDS_SLOT_SHIFT;
+		}
+		ids |= FOLIO_MM_IDS_SHARED;
+	}
+	atomic_set(&folio->_large_mapcount, total);
+	folio_unlock_large_mapcount(folio, ids);
+	return total + 1;
+}
+
+/**
+ * folio_sub_mappings - count fewer mappings of a large folio
+ * @folio: The folio, not of hugetlb.
+ * @nr: How many.
+ * @id: The number of the mm whose they were.
+ *
+ * Context: Any but interrupts; takes the bit lock of @folio.
+ * Return: How often @folio is mapped now.
+ */
+static __always_inline int folio_sub_mappings(struct folio *folio, int nr,
+					      mm_id_t id)
+{
+	unsigned long ids = folio_lock_large_mapcount(folio);
+	int total = atomic_read(&folio->_large_mapcount) - nr;
+
+	VM_WARN_ON_ONCE(total < -1 || nr <= 0);
+	atomic_set(&folio->_large_mapcount, total);
+
+	if (total == -1) {
+		/* The last ones, mostly all at once. */
+		folio->_mm_id_mapcount[0] = -1;
+		folio->_mm_id_mapcount[1] = -1;
+		ids = 0;
+		goto unlock;
+	}
+
+	if (folio_mm_id(ids, 0) == id) {
+		folio->_mm_id_mapcount[0] -= nr;
+		if (folio->_mm_id_mapcount[0] >= 0)
+			goto unlock;
+		folio->_mm_id_mapcount[0] = -1;
+		ids &= ~FOLIO_MM_IDS_SLOT0;
+	} else if (folio_mm_id(ids, 1) == id) {
+		folio->_mm_id_mapcount[1] -= nr;
+		if (folio->_mm_id_mapcount[1] >= 0)
+			goto unlock;
+		folio->_mm_id_mapcount[1] = -1;
+		ids &= ~FOLIO_MM_IDS_SLOT1;
+	}
+	/* Who is left may be alone now. */
+	if (folio->_mm_id_mapcount[0] == total ||
+	    folio->_mm_id_mapcount[1] == total)
+		ids &= ~FOLIO_MM_IDS_SHARED;
+unlock:
+	folio_unlock_large_mapcount(folio, ids);
+	return total + 1;
+}
+
+/* May more than one mm map this large folio? Stale as soon as it is known. */
+static __always_inline bool folio_mappings_maybe_shared(const struct folio *folio)
+{
+	return READ_ONCE(folio->_mm_ids) & FOLIO_MM_IDS_SHARED;
+}
+
+/**
+ * folio_used_by_only - do all uses of a large folio come from one mm's mappings?
+ * @folio: The folio, not of hugetlb.
+ * @id: The number of the mm.
+ *
+ * A mapping is counted after its reference is taken, and its reference dropped
+ * after it is no longer counted.  So if there are as many references as mappings,
+ * while no mapping can come or go, nobody else holds one, and anybody who comes
+ * to hold one later has it from this mm.
+ *
+ * Context: Caller holds a page table lock of the mm, under which @folio is
+ *          mapped.  Takes the bit lock of @folio.
+ * Return: true if so, false if not or if that is not known.
+ */
+static __always_inline bool folio_used_by_only(struct folio *folio, mm_id_t id)
+{
+	unsigned long ids = folio_lock_large_mapcount(folio);
+	int total = atomic_read(&folio->_large_mapcount);
+	int refs = folio_ref_count(folio);
+	int mine = -1;
+
+	if (folio_mm_id(ids, 0) == id)
+		mine = folio->_mm_id_mapcount[0];
+	else if (folio_mm_id(ids, 1) == id)
+		mine = folio->_mm_id_mapcount[1];
+	folio_unlock_large_mapcount(folio, ids);
+
+	VM_WARN_ON_ONCE(refs < total + 1);
+	return mine == total && refs == total + 1;
+}
+
+#else /* !CONFIG_MM_ID */
+
+static inline void folio_init_mm_ids(struct folio *folio)
+{
+}
+
+#endif /* CONFIG_MM_ID */
+
+#endif /* _LINUX_FOLIO_MAPCOUNT_H */
