@@ -17,8 +17,9 @@
 	KUNIT_EXPECT_EQ(test, folio->_mm_id_mapcount[slot], (count) - 1);\
 } while (0)
 
+/* The bit itself: with one mapping only, nobody asks for it. */
 #define EXPECT_SHARED(shared)						\
-	KUNIT_EXPECT_EQ(test, folio_maybe_mapped_shared(folio), shared)
+	KUNIT_EXPECT_EQ(test, folio_mappings_maybe_shared(folio), shared)
 
 static int folio_mapcount_init(struct kunit *test)
 {
@@ -98,16 +99,16 @@ static void slot_is_reused(struct kunit *test)
 	struct folio *folio = test->priv;
 
 	folio_add_mappings(folio, 1, A);
-	folio_add_mappings(folio, 1, B);
+	folio_add_mappings(folio, 2, B);
 	folio_sub_mappings(folio, 1, A);
 	EXPECT_SLOT(0, MM_ID_DUMMY, 0);
 	EXPECT_SHARED(false);
 	/* Into slot 0, but not alone. */
 	folio_add_mappings(folio, 2, C);
 	EXPECT_SLOT(0, C, 2);
-	EXPECT_SLOT(1, B, 1);
+	EXPECT_SLOT(1, B, 2);
 	EXPECT_SHARED(true);
-	folio_sub_mappings(folio, 1, B);
+	folio_sub_mappings(folio, 2, B);
 	EXPECT_SHARED(false);
 	folio_sub_mappings(folio, 2, C);
 }
@@ -125,10 +126,27 @@ static void third_mm_is_untracked(struct kunit *test)
 	folio_sub_mappings(folio, 2, B);
 	/* Alone, but nobody knows; with one mapping left, everybody does. */
 	EXPECT_SHARED(true);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(folio));
+	folio_sub_mappings(folio, 1, C);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(folio));
 	folio_sub_mappings(folio, 1, C);
 	EXPECT_SHARED(false);
+}
+
+/* When it goes, whoever is left may be alone. */
+static void untracked_mm_leaves(struct kunit *test)
+{
+	struct folio *folio = test->priv;
+
+	folio_add_mappings(folio, 3, A);
+	folio_add_mappings(folio, 1, B);
+	folio_add_mappings(folio, 2, C);
+	folio_sub_mappings(folio, 1, B);
 	folio_sub_mappings(folio, 1, C);
+	EXPECT_SHARED(true);
+	KUNIT_EXPECT_EQ(test, folio_sub_mappings(folio, 1, C), 3);
 	EXPECT_SHARED(false);
+	folio_sub_mappings(folio, 3, A);
 }
 
 /* Some before the slot was free, some after: it counts those only. */
@@ -200,6 +218,7 @@ static struct kunit_case folio_mapcount_cases[] = {
 	KUNIT_CASE(two_mms),
 	KUNIT_CASE(slot_is_reused),
 	KUNIT_CASE(third_mm_is_untracked),
+	KUNIT_CASE(untracked_mm_leaves),
 	KUNIT_CASE(count_can_be_too_low),
 	KUNIT_CASE(too_many_to_count),
 	KUNIT_CASE(used_by_only),

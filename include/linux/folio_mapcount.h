@@ -11,11 +11,14 @@
  * can have, goes untracked too. So "one mm alone" is never said in error; "maybe
  * shared" can be.
  *
- * folio->_mm_ids holds, from the top: the shared bit, set unless one of the slots
- * accounts for all mappings; the number in slot 1; the lock; the number in slot
- * 0. It is 0 while the folio is not mapped, which is what ->private of a tail
- * page has to be when the folio is split or freed. All counts are stored minus
- * one, so that "none" is the same as in ->_mapcount.
+ * folio->_mm_ids holds, from the top: the shared bit; the number in slot 1; the
+ * lock; the number in slot 0. It is 0 while the folio is not mapped, which is
+ * what ->private of a tail page has to be when the folio is split or freed. All
+ * counts are stored minus one, so that "none" is the same as in ->_mapcount.
+ *
+ * The shared bit is clear if one of the slots accounts for all mappings, or if
+ * the only mm that has any lost its slot to their number. It is set in most
+ * other cases, and always if two mms have mappings.
  *
  * What decides is here, and compiles in userland too: see
  * tools/testing/folio_mapcount.
@@ -156,7 +159,11 @@ static __always_inline int folio_sub_mappings(struct folio *folio, int nr,
 	atomic_set(&folio->_large_mapcount, total);
 
 	if (total == -1) {
-		/* The last ones, mostly all at once. */
+		/* The last ones, mostly all at once: none was anyone else's. */
+		VM_WARN_ON_ONCE(folio_mm_id(ids, 0) && folio_mm_id(ids, 0) != id);
+		VM_WARN_ON_ONCE(folio_mm_id(ids, 1) && folio_mm_id(ids, 1) != id);
+		VM_WARN_ON_ONCE(folio->_mm_id_mapcount[0] >= nr ||
+				folio->_mm_id_mapcount[1] >= nr);
 		folio->_mm_id_mapcount[0] = -1;
 		folio->_mm_id_mapcount[1] = -1;
 		ids = 0;
@@ -176,6 +183,9 @@ static __always_inline int folio_sub_mappings(struct folio *folio, int nr,
 		folio->_mm_id_mapcount[1] = -1;
 		ids &= ~FOLIO_MM_IDS_SLOT1;
 	}
+	/* A slot with more than there are has been charged to the wrong mm. */
+	VM_WARN_ON_ONCE(folio->_mm_id_mapcount[0] > total ||
+			folio->_mm_id_mapcount[1] > total);
 	/* Who is left may be alone now. */
 	if (folio->_mm_id_mapcount[0] == total ||
 	    folio->_mm_id_mapcount[1] == total)
