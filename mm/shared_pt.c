@@ -45,7 +45,6 @@
  * holds a lock of the host takes one of a guest.
  */
 
-#include <linux/backing-dev.h>
 #include <linux/file.h>
 #include <linux/hashtable.h>
 #include <linux/mman.h>
@@ -89,6 +88,9 @@ static const int shared_pt_errors[NR_SHARED_PT_REFUSALS] = {
 static DEFINE_HASHTABLE(shared_pt_regions, 8);
 /* Taken in RCU callbacks, where the last reference may be dropped. */
 static DEFINE_SPINLOCK(shared_pt_regions_lock);
+
+/* Where regions die, which frees memory and so must not have to wait for any. */
+static struct workqueue_struct *shared_pt_wq;
 
 /*
  * Faults, mprotect() and GUP take the lock of the host while they hold that of
@@ -137,6 +139,7 @@ static int shared_pt_host_mmap(struct shared_pt_region *region,
 {
 	struct mm_struct *host = region->mm;
 	struct vm_area_struct *vma;
+	bool refused = false;
 	int ret;
 
 	vma = vm_area_alloc(host);
@@ -167,24 +170,28 @@ static int shared_pt_host_mmap(struct shared_pt_region *region,
 	    vma->vm_ops->open || vma->vm_ops->close ||
 	    vma->vm_flags & (VM_IO | VM_PFNMAP | VM_MIXEDMAP | VM_HUGETLB) ||
 	    (vma->vm_flags & SHARED_PT_CLASS) != region->class) {
-		ret = shared_pt_refuse(SHARED_PT_FILE);
-		goto out_close;
+		refused = true;
+	} else {
+		/*
+		 * The guests are counted in mapping->i_mmap_writable, and the
+		 * host must not be: it outlives them for a moment, and
+		 * F_SEAL_WRITE would fail.  Nothing else that a host meets
+		 * looks at VM_MAYWRITE.
+		 */
+		vm_flags_clear(vma, VM_MAYWRITE);
+		vma_set_page_prot(vma);
+		vma_set_range(vma, 0, SHARED_PT_HOST_END, 0);
 	}
 
 	/*
-	 * The guests are counted in mapping->i_mmap_writable, and the host must
-	 * not be: it outlives them for a moment, and F_SEAL_WRITE would fail.
-	 * Nothing else that a host meets looks at VM_MAYWRITE.
+	 * Also if it is refused: ->mmap() may have filled page tables, which
+	 * exit_mmap() finds by the VMA.
 	 */
-	vm_flags_clear(vma, VM_MAYWRITE);
-	vma_set_page_prot(vma);
-	vma_set_range(vma, 0, SHARED_PT_HOST_END, 0);
-
 	ret = insert_vm_struct(host, vma);
 	if (ret)
 		goto out_close;
 	mmap_write_unlock(host);
-	return 0;
+	return refused ? shared_pt_refuse(SHARED_PT_FILE) : 0;
 
 out_close:
 	vma_close(vma);
@@ -313,8 +320,16 @@ void shared_pt_region_put(struct shared_pt_region *region)
 	spin_lock_irqsave(&shared_pt_regions_lock, flags);
 	hash_del_rcu(&region->node);
 	spin_unlock_irqrestore(&shared_pt_regions_lock, flags);
-	queue_rcu_work(system_unbound_wq, &region->death);
+	queue_rcu_work(shared_pt_wq, &region->death);
 }
+
+static int __init shared_pt_init(void)
+{
+	shared_pt_wq = alloc_workqueue("shared_pt",
+				       WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	return shared_pt_wq ? 0 : -ENOMEM;
+}
+subsys_initcall(shared_pt_init);
 
 /**
  * shared_pt_vma_attach - make a new VMA a guest
@@ -346,9 +361,9 @@ void __shared_pt_vma_dup(struct vm_area_struct *vma)
  * shared_pt_flush_tlb - flush the TLB after a change in a host mm
  *
  * The entries of a host are cached by CPUs that run guests, under the guests'
- * PCIDs and at the guests' addresses, and none of them is in the mm_cpumask() of the host.
- * A guest that is not running anywhere has entries too.  So drop everything
- * everywhere.
+ * PCIDs and at the guests' addresses, and none of them is in the mm_cpumask()
+ * of the host.  A guest that is not running anywhere has entries too.  So drop
+ * everything everywhere.
  *
  * Context: Interrupts are enabled, as for flush_tlb_mm_range().
  */
@@ -478,7 +493,7 @@ static struct vm_area_struct *shared_pt_lock_host(struct mm_struct *host,
 	}
 	*flags &= ~FAULT_FLAG_VMA_LOCK;
 	mmap_read_lock(host);
-	/* The host maps the whole file; mprotect() only splits. */
+	/* The host maps the whole file; mprotect() only splits and merges. */
 	return vma_lookup(host, haddr);
 }
 
@@ -710,8 +725,9 @@ int shared_pt_mprotect(struct vm_area_struct *vma, unsigned long start,
  * @behavior: The MADV_xxx advice.
  *
  * Advice about the future use of the region by one of its sharers means
- * little for the others, so it is ignored; advice that changes entries of the
- * tables is refused.
+ * little for the others, so it is ignored.  What acts on the file, or on no more
+ * than the caller's links and flags, is as for any other mapping.  The rest,
+ * such as advice that changes entries of the tables, is refused.
  *
  * Return: 0 to act on the guest VMA as on any other; 1 to do nothing;
  *         -EINVAL to refuse.
@@ -724,13 +740,20 @@ int shared_pt_madvise(int behavior)
 	case MADV_SEQUENTIAL:
 	case MADV_NOHUGEPAGE:
 		return 1;
-	case MADV_COLD:
-	case MADV_PAGEOUT:
-	case MADV_HUGEPAGE:
-	case MADV_COLLAPSE:
-		return shared_pt_refuse(SHARED_PT_MADVISE);
-	default:
+	case MADV_WILLNEED:
+	case MADV_REMOVE:
+	case MADV_DONTNEED:
+	case MADV_DONTNEED_LOCKED:
+	case MADV_DONTFORK:
+	case MADV_DOFORK:
+	case MADV_DONTDUMP:
+	case MADV_DODUMP:
+	case MADV_MERGEABLE:
+	case MADV_UNMERGEABLE:
+	case MADV_KEEPONFORK:
 		return 0;
+	default:
+		return shared_pt_refuse(SHARED_PT_MADVISE);
 	}
 }
 
@@ -798,22 +821,61 @@ unsigned int __shared_pt_sharers(struct vm_area_struct *vma)
 	return refcount_read(&vma->vm_shared_pt->refs);
 }
 
-/*
- * Only page cache folios may be in the tables, and that is known of these:
- * sysfs and others have regular files that map something else.  Network file
- * systems are not among them, because they read and write on behalf of the
- * one who opened the file, and the host has only one file for all.
+static unsigned long shared_pt_region_pages(struct shared_pt_region *region)
+{
+	if (!region)
+		return 0;
+	return get_mm_rss(region->mm) +
+	       mm_pgtables_bytes(region->mm) / PAGE_SIZE;
+}
+
+/**
+ * __shared_pt_oom_pages - what a process uses of regions
+ * @mm: Its mm.
+ *
+ * How much of a region lies behind a guest is not known, only how much there
+ * is altogether, and how much there may be.
+ *
+ * The VMAs are looked at under RCU only, since the OOM killer cannot wait for
+ * an mmap_lock.  A region outlives its guest VMAs by a grace period.
+ *
+ * Context: Any; @mm must not be on its way out (task_lock() of a user of it).
+ * Return: Resident pages and page tables of the regions, in pages, as far as
+ *         they fit into the guests of @mm.
  */
+unsigned long __shared_pt_oom_pages(struct mm_struct *mm)
+{
+	MA_STATE(mas, &mm->mm_mt, 0, 0);
+	struct shared_pt_region *region, *last = NULL;
+	unsigned long pages = 0, room = 0;
+	struct vm_area_struct *vma;
+
+	rcu_read_lock();
+	mas_for_each(&mas, vma, ULONG_MAX) {
+		region = READ_ONCE(vma->vm_shared_pt);
+		if (!region)
+			continue;
+		/* Pieces of what was one guest follow one another. */
+		if (region != last) {
+			pages += min(shared_pt_region_pages(last), room);
+			last = region;
+			room = 0;
+		}
+		room += vma_pages(vma) + vma_pages(vma) / PTRS_PER_PTE;
+	}
+	pages += min(shared_pt_region_pages(last), room);
+	rcu_read_unlock();
+	return pages;
+}
+
 static bool shared_pt_file_ok(struct file *file)
 {
 	struct inode *inode = file_inode(file);
 
 	if (!S_ISREG(inode->i_mode) || IS_DAX(inode))
 		return false;
-	if (shmem_mapping(file->f_mapping))
-		return true;
-	return inode->i_sb->s_type->fs_flags & FS_REQUIRES_DEV &&
-	       mapping_can_writeback(file->f_mapping);
+	return shmem_mapping(file->f_mapping) ||
+	       inode->i_sb->s_type->fs_flags & FS_ALLOW_SHARED_PT;
 }
 
 /**
@@ -994,37 +1056,4 @@ retry:
 		return ret;
 	align = PMD_SIZE;
 	goto retry;
-}
-
-/**
- * __shared_pt_oom_pages - what a process uses of regions
- * @mm: Its mm.
- *
- * How much of a region lies behind a guest is not known, only how much there
- * is altogether, and how much there may be.
- *
- * The VMAs are looked at under RCU only, since the OOM killer cannot wait for
- * an mmap_lock.  A region outlives its guest VMAs by a grace period.
- *
- * Context: Any; @mm must not be on its way out (task_lock() of a user of it).
- * Return: Resident pages and page tables of the regions, in pages, as far as
- *         they fit into the guests of @mm.
- */
-unsigned long __shared_pt_oom_pages(struct mm_struct *mm)
-{
-	MA_STATE(mas, &mm->mm_mt, 0, 0);
-	struct shared_pt_region *region;
-	struct vm_area_struct *vma;
-	unsigned long pages = 0;
-
-	rcu_read_lock();
-	mas_for_each(&mas, vma, ULONG_MAX) {
-		region = READ_ONCE(vma->vm_shared_pt);
-		if (region)
-			pages += min(get_mm_rss(region->mm) +
-				     mm_pgtables_bytes(region->mm) / PAGE_SIZE,
-				     vma_pages(vma) + vma_pages(vma) / PTRS_PER_PTE);
-	}
-	rcu_read_unlock();
-	return pages;
 }

@@ -1702,6 +1702,50 @@ TEST_F_TIMEOUT(region, madvise_populate, SECONDS)
 	EXPECT_TRUE(present(other + SIZE - PAGE));
 }
 
+/* The errors of populating are told, and end it, as with any mapping. */
+TEST_F_TIMEOUT(region, populate_what_cannot_be, SECONDS)
+{
+	char *plain, *p = self->map;
+	int advice;
+	pid_t pid;
+
+	plain = map_plain(self->fd, RW, SIZE, 0);
+	ASSERT_NE(MAP_FAILED, plain);
+	ASSERT_EQ(0, ftruncate(self->fd, UNIT + PAGE));
+	for (advice = MADV_POPULATE_READ; advice <= MADV_POPULATE_WRITE;
+	     advice++) {
+		EXPECT_ERRNO(EFAULT, madvise(plain, SIZE, advice));
+		EXPECT_ERRNO(EFAULT, madvise(p, SIZE, advice));
+	}
+	EXPECT_TRUE(present(p + UNIT));
+
+	/* mmap() ignores them, but must come to an end. */
+	pid = spawn();
+	if (!pid) {
+		alarm(10);
+		p = mmap(NULL, SIZE, RW, PT | MAP_POPULATE, self->fd, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_TRUE(present(p + UNIT));
+		EXPECT_SIGBUS(try_read(p + UNIT + PAGE), p + UNIT + PAGE);
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+
+	ASSERT_EQ(0, ftruncate(self->fd, SIZE));
+	ASSERT_EQ(0, mprotect(p + UNIT, PAGE, PROT_NONE));
+	pid = spawn();
+	if (!pid) {
+		alarm(10);
+		p = mmap(NULL, SIZE, RW, PT | MAP_POPULATE, self->fd, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_TRUE(present(p + UNIT - PAGE));
+		EXPECT_ACCERR(try_read(p + UNIT), p + UNIT);
+		EXPECT_OK(try_read(p + UNIT + PAGE));
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+}
+
 /* MADV_REMOVE is for everyone, like the hole it punches. */
 TEST_F_TIMEOUT(region, madvise_remove, SECONDS)
 {
@@ -2168,6 +2212,29 @@ TEST_F_TIMEOUT(once, mlockall_passes_over, SECONDS)
 	EXPECT_EQ(0, munmap(p, SIZE));
 }
 
+/* What mlockall() cannot populate it passes over too. */
+TEST_F_TIMEOUT(once, mlockall_beyond_the_end, SECONDS)
+{
+	char *above, *p;
+	pid_t pid;
+
+	ASSERT_EQ(0, ftruncate(self->fd, UNIT));
+	pid = spawn();
+	if (!pid) {
+		alarm(10);
+		above = mmap(NULL, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		p = map_pt(self->fd, RW, SIZE, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		ASSERT_LT(p, above);
+		ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+		EXPECT_TRUE(present(above));
+		p = map_pt(self->fd, RW, SIZE, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+}
+
 TEST_F_TIMEOUT(once, userfaultfd_refused, SECONDS)
 {
 	static const __u64 modes[] = {
@@ -2291,9 +2358,13 @@ TEST_F_TIMEOUT(region, tables_are_counted_once, SECONDS)
 			for (k = 0; k < units; k++)
 				p[k * UNIT] = 1;
 			add(&ctl->ready, 1);
-			/* One leaves by itself, the others get killed. */
+			/*
+			 * One leaves by itself, the others get killed; but not
+			 * before all are there, or there might be two regions.
+			 */
 			while (i)
 				pause();
+			wait_for(&ctl->ready, n);
 			_exit(0);
 		}
 		ASSERT_TRUE(wait_for(&ctl->ready, n));
@@ -3511,6 +3582,56 @@ TEST_F_TIMEOUT(region, oom_reaper_spares_the_tables, SECONDS)
 		EXPECT_EQ(0UL, differs(reader, 2 * UNIT, 3));
 	}
 	cg_remove(group);
+}
+
+static long oom_score(void)
+{
+	char text[32] = "";
+	int fd = open("/proc/self/oom_score", O_RDONLY);
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+
+	close(fd);
+	return n > 0 ? atol(text) : -1;
+}
+
+/* Who uses much of a region gets a worse score by it, but once only. */
+TEST_F_TIMEOUT(region, oom_score_counts_a_region_once, SECONDS)
+{
+	const int units = 32;
+	long before, whole, little;
+	char *p, *plain;
+	size_t i;
+
+	ASSERT_EQ(0, munmap(self->map, SIZE));
+	ASSERT_EQ(0, ftruncate(self->fd, units * UNIT));
+	before = oom_score();
+	plain = map_plain(self->fd, RW, units * UNIT, 0);
+	ASSERT_NE(MAP_FAILED, plain);
+	for (i = 0; i < units * UNIT; i += PAGE)
+		store(plain + i, 1);
+	/* Control: it is seen in the score of an ordinary mapping. */
+	whole = oom_score();
+	EXPECT_LT(before + 2, whole);
+	ASSERT_EQ(0, munmap(plain, units * UNIT));
+	EXPECT_LE(oom_score(), before + 1);
+
+	p = map_pt(self->fd, RW, units * UNIT, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	for (i = 0; i < UNIT; i += PAGE)
+		store(p + i, 1);
+	little = oom_score();
+	EXPECT_GE(before + (whole - before) / 4, little);
+	/* Each piece could have all of it, but not all of them together. */
+	for (i = 1; i < units; i += 2)
+		ASSERT_EQ(0, munmap(p + i * UNIT, UNIT));
+	EXPECT_GE(little + 1, oom_score());
+
+	p = map_pt(self->fd, RW, units * UNIT, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	for (i = 0; i < units * UNIT; i += PAGE)
+		store(p + i, 1);
+	EXPECT_LE(whole - 1, oom_score());
+	EXPECT_GE(whole + 2, oom_score());
 }
 
 /* ---- main --------------------------------------------------------------- */
