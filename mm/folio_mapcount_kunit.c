@@ -10,6 +10,7 @@
 #define A	((mm_id_t)MM_ID_MIN)
 #define B	((mm_id_t)1000)
 #define C	((mm_id_t)MM_ID_MAX)
+#define HOST	((mm_id_t)MM_ID_UNTRACKED)
 
 #define EXPECT_SLOT(slot, id, count) do {				\
 	KUNIT_EXPECT_EQ(test, folio_mm_id(folio->_mm_ids, slot),	\
@@ -149,6 +150,30 @@ static void untracked_mm_leaves(struct kunit *test)
 	folio_sub_mappings(folio, 3, A);
 }
 
+/* It gets no slot, and leaves those there are to others. */
+static void host_is_never_alone(struct kunit *test)
+{
+	struct folio *folio = test->priv;
+
+	KUNIT_EXPECT_EQ(test, folio_add_mappings(folio, 2, HOST), 2);
+	EXPECT_SLOT(0, MM_ID_DUMMY, 0);
+	EXPECT_SLOT(1, MM_ID_DUMMY, 0);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(folio));
+	KUNIT_EXPECT_FALSE(test, folio_used_by_only(folio, HOST));
+	folio_add_mappings(folio, 3, A);
+	EXPECT_SLOT(0, A, 3);
+	folio_add_mappings(folio, 1, HOST);
+	EXPECT_SLOT(1, MM_ID_DUMMY, 0);
+	EXPECT_SHARED(true);
+	KUNIT_EXPECT_EQ(test, folio_sub_mappings(folio, 3, HOST), 3);
+	EXPECT_SLOT(0, A, 3);
+	EXPECT_SHARED(false);
+	folio_add_mappings(folio, 2, HOST);
+	folio_sub_mappings(folio, 3, A);
+	EXPECT_SHARED(true);
+	KUNIT_EXPECT_EQ(test, folio_sub_mappings(folio, 2, HOST), 0);
+}
+
 /* Some before the slot was free, some after: it counts those only. */
 static void count_can_be_too_low(struct kunit *test)
 {
@@ -189,6 +214,28 @@ static void too_many_to_count(struct kunit *test)
 	folio_sub_mappings(folio, 1, A);
 }
 
+/* The same if it is alone: then its next mapping is taken for another mm's. */
+static void too_many_to_count_alone(struct kunit *test)
+{
+	struct folio *folio = test->priv;
+
+	folio_add_mappings(folio, SHRT_MAX, B);
+	folio_add_mappings(folio, 1, B);
+	EXPECT_SLOT(0, B, SHRT_MAX + 1);
+	folio_add_mappings(folio, 1, B);
+	EXPECT_SLOT(0, MM_ID_DUMMY, 0);
+	EXPECT_SHARED(false);
+	folio_add_mappings(folio, 1, B);
+	EXPECT_SLOT(0, B, 1);
+	EXPECT_SHARED(true);
+	KUNIT_EXPECT_EQ(test, folio_sub_mappings(folio, SHRT_MAX, B), 3);
+	EXPECT_SLOT(0, MM_ID_DUMMY, 0);
+	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(folio));
+	folio_sub_mappings(folio, 2, B);
+	KUNIT_EXPECT_FALSE(test, folio_maybe_mapped_shared(folio));
+	folio_sub_mappings(folio, 1, B);
+}
+
 static void used_by_only(struct kunit *test)
 {
 	struct folio *folio = test->priv;
@@ -219,8 +266,10 @@ static struct kunit_case folio_mapcount_cases[] = {
 	KUNIT_CASE(slot_is_reused),
 	KUNIT_CASE(third_mm_is_untracked),
 	KUNIT_CASE(untracked_mm_leaves),
+	KUNIT_CASE(host_is_never_alone),
 	KUNIT_CASE(count_can_be_too_low),
 	KUNIT_CASE(too_many_to_count),
+	KUNIT_CASE(too_many_to_count_alone),
 	KUNIT_CASE(used_by_only),
 	{}
 };

@@ -47,6 +47,7 @@
 
 #include <linux/file.h>
 #include <linux/hashtable.h>
+#include <linux/memfd.h>
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
@@ -81,13 +82,20 @@ static const int shared_pt_errors[NR_SHARED_PT_REFUSALS] = {
 	[SHARED_PT_NOTIFIER]	= -EBUSY,
 	[SHARED_PT_CEILING]	= -EACCES,
 	[SHARED_PT_READ_ONLY]	= -EACCES,
+	[SHARED_PT_SEALED]	= -EPERM,
 };
 
 #define SHARED_PT_HOST_END	ALIGN_DOWN(TASK_SIZE_MAX, PMD_SIZE)
 
+/* Walked under RCU: how long its chains are is for users to say. */
 static DEFINE_HASHTABLE(shared_pt_regions, 8);
-/* Taken in RCU callbacks, where the last reference may be dropped. */
+/*
+ * To put into and take out of a chain, no more.  Taken in RCU callbacks, where
+ * the last reference may be dropped.
+ */
 static DEFINE_SPINLOCK(shared_pt_regions_lock);
+/* Who holds it is the only one to add a region. */
+static DEFINE_MUTEX(shared_pt_regions_mutex);
 
 /* Where regions die, which frees memory and so must not have to wait for any. */
 static struct workqueue_struct *shared_pt_wq;
@@ -245,14 +253,15 @@ shared_pt_region_find(struct address_space *mapping, vm_flags_t class)
 {
 	struct shared_pt_region *region;
 
-	lockdep_assert_held(&shared_pt_regions_lock);
-	hash_for_each_possible(shared_pt_regions, region, node,
-			       (unsigned long)mapping) {
+	rcu_read_lock();
+	hash_for_each_possible_rcu(shared_pt_regions, region, node,
+				   (unsigned long)mapping) {
 		if (region->mapping == mapping && region->class == class &&
 		    refcount_inc_not_zero(&region->refs))
-			return region;
+			break;
 	}
-	return NULL;
+	rcu_read_unlock();
+	return region;
 }
 
 /**
@@ -276,9 +285,7 @@ struct shared_pt_region *shared_pt_region_get(struct file *file,
 	vm_flags_t class = vm_flags & SHARED_PT_CLASS;
 	struct shared_pt_region *region, *new;
 
-	spin_lock_irq(&shared_pt_regions_lock);
 	region = shared_pt_region_find(mapping, class);
-	spin_unlock_irq(&shared_pt_regions_lock);
 	if (region)
 		return region;
 
@@ -286,12 +293,15 @@ struct shared_pt_region *shared_pt_region_get(struct file *file,
 	if (IS_ERR(new))
 		return new;
 
-	spin_lock_irq(&shared_pt_regions_lock);
+	mutex_lock(&shared_pt_regions_mutex);
 	region = shared_pt_region_find(mapping, class);
-	if (!region)
+	if (!region) {
+		spin_lock_irq(&shared_pt_regions_lock);
 		hash_add_rcu(shared_pt_regions, &new->node,
 			     (unsigned long)mapping);
-	spin_unlock_irq(&shared_pt_regions_lock);
+		spin_unlock_irq(&shared_pt_regions_lock);
+	}
+	mutex_unlock(&shared_pt_regions_mutex);
 	if (!region)
 		return new;
 
@@ -340,10 +350,8 @@ subsys_initcall(shared_pt_init);
  */
 void shared_pt_vma_attach(struct vm_area_struct *vma)
 {
-	spin_lock_irq(&shared_pt_regions_lock);
 	vma->vm_shared_pt = shared_pt_region_find(vma->vm_file->f_mapping,
 						  vma->vm_flags & SHARED_PT_CLASS);
-	spin_unlock_irq(&shared_pt_regions_lock);
 
 	/* ->mmap() has done to @vma what it did not do to the host VMA. */
 	if (WARN_ON_ONCE(!vma->vm_shared_pt))
@@ -657,6 +665,13 @@ void shared_pt_unlink(struct mmu_gather *tlb, struct vm_area_struct *vma,
 	trace_shared_pt_unlink(mm, start, end, links);
 }
 
+static bool shared_pt_sealed_shrink(struct file *file)
+{
+	long seals = memfd_fcntl(file, F_GET_SEALS, 0);
+
+	return seals > 0 && seals & F_SEAL_SHRINK;
+}
+
 /**
  * shared_pt_mprotect - change the protection of part of a region
  * @vma: The guest VMA through which it is done.
@@ -672,10 +687,15 @@ void shared_pt_unlink(struct mmu_gather *tlb, struct vm_area_struct *vma,
  * with nobody who may write, but perhaps with somebody who relies on being able
  * to read.  So the protection of such a class is fixed.
  *
+ * Who maps a memfd that is sealed against shrinking relies on that, too, and
+ * the right to read is not taken from him.  That is tested under the lock of
+ * the host: after a call of his own, no call goes on that found no seal.
+ *
  * Context: Caller holds the guest's mmap_lock for writing.  Takes the host's.
  * Return: 0; -EACCES if @newflags exceed what the class asked for at mmap(),
- *         or the class is a read-only one; -ENOMEM if the host VMA cannot be
- *         split; -EINTR if a fatal signal is pending.
+ *         or the class is a read-only one; -EPERM if a seal forbids it;
+ *         -ENOMEM if the host VMA cannot be split; -EINTR if a fatal signal
+ *         is pending.
  */
 int shared_pt_mprotect(struct vm_area_struct *vma, unsigned long start,
 		       unsigned long end, vm_flags_t newflags)
@@ -698,6 +718,12 @@ int shared_pt_mprotect(struct vm_area_struct *vma, unsigned long start,
 
 	if (mmap_write_lock_killable(host))
 		return -EINTR;
+
+	if (access != ceiling && !(access & VM_READ) &&
+	    shared_pt_sealed_shrink(vma->vm_file)) {
+		mmap_write_unlock(host);
+		return shared_pt_refuse(SHARED_PT_SEALED);
+	}
 
 	hvma = vma_find(&vmi, hend);
 	prev = vma_prev(&vmi);
@@ -821,12 +847,18 @@ unsigned int __shared_pt_sharers(struct vm_area_struct *vma)
 	return refcount_read(&vma->vm_shared_pt->refs);
 }
 
-static unsigned long shared_pt_region_pages(struct shared_pt_region *region)
+/* A region that a process uses, and how much of it its guests could hold. */
+struct shared_pt_use {
+	struct shared_pt_region *region;
+	unsigned long room;
+};
+
+static unsigned long shared_pt_use_pages(const struct shared_pt_use *use)
 {
-	if (!region)
-		return 0;
-	return get_mm_rss(region->mm) +
-	       mm_pgtables_bytes(region->mm) / PAGE_SIZE;
+	struct mm_struct *host = use->region->mm;
+
+	return min(get_mm_rss(host) + mm_pgtables_bytes(host) / PAGE_SIZE,
+		   use->room);
 }
 
 /**
@@ -834,7 +866,9 @@ static unsigned long shared_pt_region_pages(struct shared_pt_region *region)
  * @mm: Its mm.
  *
  * How much of a region lies behind a guest is not known, only how much there
- * is altogether, and how much there may be.
+ * is altogether, and how much there may be.  A region counts once, wherever its
+ * guests are; who uses more than 16 regions in turn may have some counted again,
+ * but never more than fits into all guests.
  *
  * The VMAs are looked at under RCU only, since the OOM killer cannot wait for
  * an mmap_lock.  A region outlives its guest VMAs by a grace period.
@@ -846,24 +880,31 @@ static unsigned long shared_pt_region_pages(struct shared_pt_region *region)
 unsigned long __shared_pt_oom_pages(struct mm_struct *mm)
 {
 	MA_STATE(mas, &mm->mm_mt, 0, 0);
-	struct shared_pt_region *region, *last = NULL;
-	unsigned long pages = 0, room = 0;
+	unsigned int i, used = 0, oldest = 0;
+	struct shared_pt_region *region;
+	struct shared_pt_use uses[16];
 	struct vm_area_struct *vma;
+	unsigned long pages = 0;
 
 	rcu_read_lock();
 	mas_for_each(&mas, vma, ULONG_MAX) {
 		region = READ_ONCE(vma->vm_shared_pt);
 		if (!region)
 			continue;
-		/* Pieces of what was one guest follow one another. */
-		if (region != last) {
-			pages += min(shared_pt_region_pages(last), room);
-			last = region;
-			room = 0;
+		for (i = 0; i < used; i++)
+			if (uses[i].region == region)
+				break;
+		if (i == used && used < ARRAY_SIZE(uses)) {
+			uses[used++] = (struct shared_pt_use){ region };
+		} else if (i == used) {
+			i = oldest++ % ARRAY_SIZE(uses);
+			pages += shared_pt_use_pages(&uses[i]);
+			uses[i] = (struct shared_pt_use){ region };
 		}
-		room += vma_pages(vma) + vma_pages(vma) / PTRS_PER_PTE;
+		uses[i].room += vma_pages(vma) + vma_pages(vma) / PTRS_PER_PTE;
 	}
-	pages += min(shared_pt_region_pages(last), room);
+	for (i = 0; i < used; i++)
+		pages += shared_pt_use_pages(&uses[i]);
 	rcu_read_unlock();
 	return pages;
 }

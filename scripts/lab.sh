@@ -27,9 +27,9 @@ config_tree()
 {
 	case $1 in
 	base) echo "$BUILD/base" ;;
-	perf|npm|perf-off|debug|kasan) echo "$LINUX" ;;
+	perf|npm|perf-off|debug|npm-debug|kasan) echo "$LINUX" ;;
 	mutant) echo "$BUILD/mutant" ;;	# see scripts/mutants
-	*) die "unknown CONFIG '$1'; there are: perf base npm debug kasan perf-off" ;;
+	*) die "unknown CONFIG '$1'; there are: perf base npm debug npm-debug kasan perf-off" ;;
 	esac
 }
 
@@ -44,13 +44,13 @@ config_symbols()
 		"$LINUX/tools/testing/selftests/mm/config" | sed 's/=m$/=y/'
 	case $1 in
 	base|perf|npm|perf-off) cat "$CONFDIR/perf.config" ;;
-	debug|mutant) cat "$CONFDIR/debug.config" ;;
+	debug|npm-debug|mutant) cat "$CONFDIR/debug.config" ;;
 	kasan) cat "$CONFDIR/debug.config" "$CONFDIR/kasan.config" ;;
 	esac
 	case $1 in
 	base) ;;
 	perf-off) sed -n 's/^\(CONFIG_[A-Z0-9_]*\)=.*/# \1 is not set/p' "$CONFDIR/features.config" ;;
-	npm) cat "$CONFDIR/features.config" "$CONFDIR/npm.config" ;;
+	npm|npm-debug) cat "$CONFDIR/features.config" "$CONFDIR/npm.config" ;;
 	*) cat "$CONFDIR/features.config" ;;
 	esac
 }
@@ -64,7 +64,7 @@ GUEST_PACKAGES=(qemu-system-x86 busybox-static cpio e2fsprogs gcc libc6-dev)
 slower()
 {
 	case $1 in
-	debug|mutant) echo $(($2 * 3)) ;;
+	debug|npm-debug|mutant) echo $(($2 * 3)) ;;
 	kasan) echo $(($2 * 5)) ;;
 	*) echo "$2" ;;
 	esac
@@ -108,7 +108,7 @@ stage()
 memory()
 {
 	case $1 in
-	debug|mutant|kasan) echo 2G ;;
+	debug|npm-debug|mutant|kasan) echo 2G ;;
 	*) echo 4G ;;
 	esac
 }
@@ -295,6 +295,16 @@ all_programs()
 		upstream_tests | programs_of
 		[ ! -f "$LINUX/tools/testing/selftests/mm/shared_pt.c" ] || echo shared_pt
 	} | sort -u
+}
+
+# guest_env CONFIG: what the tests are told of the kernel, as lines of "run". One
+# that has a feature must not look as if it had not: then tests are not skipped.
+guest_env()
+{
+	case $1 in
+	base|perf-off) ;;
+	*) echo 'export FOLIO_MAPCOUNT_REQUIRED=1' ;;
+	esac
 }
 
 # guest_cc FILE.c OUTPUT: a static program of scripts/guest

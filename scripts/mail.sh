@@ -64,15 +64,21 @@ identity()
 	{ series_key; cat "$1"; echo "$2"; } | sha256sum | cut -c 1-16
 }
 
-# letter FILE: the cover without its subject, each line @RESULTS name@ replaced
+# letter FILE: the cover without its subject, each line @RESULTS name@ replaced.
+# A result that names the tree it was measured on has to be of this one
 letter()
 {
-	local line name
+	local line name tree
 	sed '1,2d' "$1" | while IFS= read -r line; do
 		case $line in
 		@RESULTS\ *@)
 			name=${line#@RESULTS }
-			cat "$TOP/results/${name%@}" || die "$1: there is no results/${name%@}"
+			name=${name%@}
+			[ -e "$TOP/results/$name" ] || die "$1: there is no results/$name"
+			tree=$(sed -n 's/^# .*others: \([0-9a-f]*\).*/\1/p' "$TOP/results/$name" | head -n 1)
+			[ -z "$tree" ] || [ "$tree" = "$(series_tree_hash)" ] ||
+				die "results/$name is of tree $tree, not of the series; run make bench"
+			cat "$TOP/results/$name"
 			;;
 		*) printf '%s\n' "$line" ;;
 		esac

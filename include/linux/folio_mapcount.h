@@ -9,7 +9,7 @@
  * that came when both slots were taken and stayed until one was free, but never
  * too high. An mm with more mappings than its slot can count, which only files
  * can have, goes untracked too. So "one mm alone" is never said in error; "maybe
- * shared" can be.
+ * shared" can be. MM_ID_UNTRACKED never gets a slot.
  *
  * folio->_mm_ids holds, from the top: the shared bit; the number in slot 1; the
  * lock; the number in slot 0. It is 0 while the folio is not mapped, which is
@@ -18,7 +18,7 @@
  *
  * The shared bit is clear if one of the slots accounts for all mappings, or if
  * the only mm that has any lost its slot to their number. It is set in most
- * other cases, and always if two mms have mappings.
+ * other cases, and always if two mms have mappings, or MM_ID_UNTRACKED has.
  *
  * What decides is here, and compiles in userland too: see
  * tools/testing/folio_mapcount.
@@ -122,14 +122,14 @@ static __always_inline int folio_add_mappings(struct folio *folio, int nr,
 			ids &= ~FOLIO_MM_IDS_SLOT1;
 		}
 		folio->_mm_id_mapcount[1] = count;
-	} else if (!(ids & FOLIO_MM_IDS_SLOT0)) {
+	} else if (!(ids & FOLIO_MM_IDS_SLOT0) && id <= MM_ID_MAX) {
 		folio->_mm_id_mapcount[0] = nr - 1;
 		ids |= id;
 		/* There are others, be it in slot 1 or untracked. */
 		if (total >= nr)
 			ids |= FOLIO_MM_IDS_SHARED;
 	} else {
-		if (!(ids & FOLIO_MM_IDS_SLOT1)) {
+		if (!(ids & FOLIO_MM_IDS_SLOT1) && id <= MM_ID_MAX) {
 			folio->_mm_id_mapcount[1] = nr - 1;
 			ids |= (unsigned long)id << FOLIO_MM_IDS_SLOT_SHIFT;
 		}

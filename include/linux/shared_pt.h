@@ -27,12 +27,12 @@ enum shared_pt_refusal {
 	SHARED_PT_SPLIT,		/* not at a multiple of PMD_SIZE */
 	SHARED_PT_CEILING,		/* more than was asked for at mmap() */
 	SHARED_PT_READ_ONLY,		/* protection of this class is fixed */
+	SHARED_PT_SEALED,		/* readers rely on F_SEAL_SHRINK */
 	SHARED_PT_MLOCK,
 	SHARED_PT_MREMAP,		/* also remap_file_pages() */
 	SHARED_PT_MSEAL,
 	SHARED_PT_MADVISE,
 	SHARED_PT_USERFAULTFD,
-	SHARED_PT_MIGRATE_DEVICE,
 	NR_SHARED_PT_REFUSALS,
 };
 

@@ -9,13 +9,14 @@ cg=/sys/fs/cgroup/stress
 disturb()
 {
 	while sleep 0.$((RANDOM % 9 + 1)); do
-		case $((RANDOM % 6)) in
+		case $((RANDOM % 7)) in
 		0) echo 1 >/proc/sys/vm/compact_memory ;;
 		1) echo $((RANDOM % 3 + 1)) >/proc/sys/vm/drop_caches ;;
 		2) echo $((RANDOM % 64 + 1))M >$cg/memory.reclaim ;;
 		3) echo $((RANDOM % 2)) >/sys/kernel/mm/ksm/run ;;
 		4) for n in /sys/devices/system/node/node*/compact; do echo 1 >$n; done ;;
-		5) echo always >/sys/kernel/mm/transparent_hugepage/enabled
+		5) head -c 1M /sys/kernel/debug/page_owner >/dev/null ;;
+		6) echo always >/sys/kernel/mm/transparent_hugepage/enabled
 		   echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled ;;
 		esac 2>/dev/null
 	done
@@ -33,16 +34,26 @@ faults()
 	done 2>/dev/null
 }
 
+# kill_tree PID: it and all that it started
+kill_tree()
+{
+	kill -STOP "$1"
+	# the fourth field of stat is the parent
+	for child in $(sed -n "s/^\([0-9]*\) (.*) [A-Z] $1 .*/\1/p" /proc/[0-9]*/stat 2>/dev/null); do
+		kill_tree "$child"
+	done
+	kill -9 "$1"
+}
+
 # copy PROGRAM KIND: one copy in the cgroup
 copy()
 {
 	sh -c "echo \$\$ >$cg/cgroup.procs
 		[ $2 != faults ] || echo 1 >/proc/self/make-it-fail
-		exec timeout -s KILL 120 ./$1" >/tmp/said 2>&1 </dev/null &
+		exec timeout -s KILL ${COPY_LIMIT:-120} ./$1 ${COPY_ARGS-}" >/tmp/said 2>&1 </dev/null &
 	if [ $2 = kill ]; then
 		sleep 0.$((RANDOM % 9 + 1))
-		kill -9 $! 2>/dev/null
-		killall -9 "$1" 2>/dev/null
+		kill_tree $! 2>/dev/null
 	fi
 }
 
@@ -82,6 +93,7 @@ stress()
 				[ "$job" = "$disturber" ] || wait "$job"
 			done
 			killall -9 "$program" 2>/dev/null
+			rmdir /sys/fs/cgroup/"${program}"_* 2>/dev/null
 		done
 	done 2>/dev/null
 	kill $disturber

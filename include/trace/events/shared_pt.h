@@ -21,12 +21,12 @@
 	EM(SHARED_PT_SPLIT,		"split")			\
 	EM(SHARED_PT_CEILING,		"ceiling")			\
 	EM(SHARED_PT_READ_ONLY,		"read_only")			\
+	EM(SHARED_PT_SEALED,		"sealed")			\
 	EM(SHARED_PT_MLOCK,		"mlock")			\
 	EM(SHARED_PT_MREMAP,		"mremap")			\
 	EM(SHARED_PT_MSEAL,		"mseal")			\
 	EM(SHARED_PT_MADVISE,		"madvise")			\
-	EM(SHARED_PT_USERFAULTFD,	"userfaultfd")			\
-	EMe(SHARED_PT_MIGRATE_DEVICE,	"migrate_device")
+	EMe(SHARED_PT_USERFAULTFD,	"userfaultfd")
 
 #undef EM
 #undef EMe

@@ -11,6 +11,7 @@
 int mapcount_max;
 
 #define MMS	8
+#define HOST	(MMS - 1)	/* Has MM_ID_UNTRACKED, in every other round. */
 #define PAGES	16
 
 static struct folio folio;
@@ -26,6 +27,7 @@ static bool crowded;
 static unsigned long step, seed;
 static unsigned long seen_exclusive, seen_shared, seen_wrongly_shared;
 static unsigned long seen_untracked, seen_low, seen_used_by_only, seen_overflow;
+static unsigned long seen_host_only;
 
 #define CHECK(cond) do {						\
 	if (!(cond)) {							\
@@ -62,12 +64,13 @@ static unsigned long rnd(unsigned long n)
 	return state % n;
 }
 
+/* A host counts for two: whatever it maps is shared. */
 static int mms(void)
 {
 	int mm, n = 0;
 
 	for (mm = 0; mm < MMS; mm++)
-		n += of_mm[mm] > 0;
+		n += (of_mm[mm] > 0) * (id[mm] == MM_ID_UNTRACKED ? 2 : 1);
 	return n;
 }
 
@@ -85,6 +88,8 @@ static void check(void)
 	if (mms() > 2)
 		crowded = true;
 	for (mm = 0; mm < MMS; mm++) {
+		if (id[mm] == MM_ID_UNTRACKED)
+			continue;
 		if (of_mm[mm] > mapcount_max + 1) {
 			crowded = true;
 			seen_overflow++;
@@ -102,7 +107,7 @@ static void check(void)
 		}
 		for (mm = 0; mm < MMS && id[mm] != owner; mm++)
 			;
-		CHECK(mm < MMS);
+		CHECK(mm < MMS && owner <= MM_ID_MAX);
 		CHECK(count > 0);
 		CHECK(count <= mapcount_max + 1);
 		CHECK(count <= of_mm[mm]);
@@ -124,6 +129,7 @@ static void check(void)
 		seen_exclusive += !shared;
 		seen_shared += shared && mms() > 1;
 		seen_wrongly_shared += shared && mms() == 1;
+		seen_host_only += of_mm[HOST] == total && mms() == 2;
 	}
 
 	/* Another reference, or none. */
@@ -131,8 +137,9 @@ static void check(void)
 	mm = rnd(MMS);
 	if (total && folio_used_by_only(&folio, id[mm])) {
 		CHECK(of_mm[mm] == total && folio.refs == total);
+		CHECK(id[mm] != MM_ID_UNTRACKED);
 		seen_used_by_only++;
-	} else if (total && !crowded) {
+	} else if (total && !crowded && id[mm] != MM_ID_UNTRACKED) {
 		CHECK(of_mm[mm] != total || folio.refs != total);
 	}
 }
@@ -150,7 +157,7 @@ static int map(int mm, int limit)
 		mapped[mm][first + i]++;
 	of_mm[mm] += nr;
 	total += nr;
-	if (total == nr && nr == PAGES && rnd(2))
+	if (total == nr && nr == PAGES && id[mm] != MM_ID_UNTRACKED && rnd(2))
 		folio_set_mappings(&folio, nr, id[mm]);
 	else
 		CHECK(folio_add_mappings(&folio, nr, id[mm]) == total);
@@ -180,7 +187,7 @@ static void exit_mm(int mm)
 
 	while (of_mm[mm])
 		unmap(mm);
-	if (rnd(4) == 0)
+	if (id[mm] != MM_ID_UNTRACKED && rnd(4) == 0)
 		id[mm] = last++ % MM_ID_MAX + 1;
 }
 
@@ -217,6 +224,8 @@ int main(int argc, char **argv)
 		folio_init_mm_ids(&folio);
 		for (mm = 0; mm < MMS; mm++)
 			id[mm] = seed & 1 ? (mm_id_t)mm + 1 : MM_ID_MAX - mm;
+		if ((seed ^ seed >> 1 ^ seed >> 2) & 1)
+			id[HOST] = MM_ID_UNTRACKED;
 		limit = seed & 2 ? 1 : 3;
 		mapcount_max = seed & 4 ? 20 : 32767;
 		active = MMS;
@@ -253,12 +262,13 @@ int main(int argc, char **argv)
 	}
 	printf("%lu steps, of which %lu exclusive, %lu shared, %lu wrongly shared,\n",
 	       steps, seen_exclusive, seen_shared, seen_wrongly_shared);
-	printf("%lu with an mm untracked, %lu too many to count, %lu with a count too low, %lu used by one only\n",
+	printf("%lu with an mm untracked, %lu too many to count, %lu with a count too low, %lu used by one only,\n",
 	       seen_untracked, seen_overflow, seen_low, seen_used_by_only);
+	printf("%lu mapped by a host only\n", seen_host_only);
 	/* What never came up was not tested. */
 	if (steps >= 100000)
 		CHECK(seen_exclusive && seen_shared && seen_wrongly_shared &&
 		      seen_untracked && seen_overflow && seen_low &&
-		      seen_used_by_only);
+		      seen_used_by_only && seen_host_only);
 	return 0;
 }

@@ -33,6 +33,7 @@ typedef unsigned int mm_id_t;
 #define MM_ID_DUMMY	0
 #define MM_ID_MIN	(MM_ID_DUMMY + 1)
 #define MM_ID_MAX	((1U << MM_ID_BITS) - 1)
+#define MM_ID_UNTRACKED		(1U << MM_ID_BITS)
 
 /* Low at times, so that a slot cannot hold all that an mm maps. */
 extern int mapcount_max;

@@ -4,10 +4,15 @@
  * write and what is not, by what others see, and by what /proc says.
  *
  * Needs root, transparent huge pages and CONFIG_MM_ID; swap for some cases.
+ *
+ * Environment: FOLIO_MAPCOUNT_STRESS=n, turns of the storms.
+ * FOLIO_MAPCOUNT_REQUIRED, that the kernel has CONFIG_MM_ID: if it does not seem
+ * so, that is a failure and nothing to skip.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -16,6 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <linux/kernel-page-flags.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -24,6 +30,7 @@
 #include <sys/wait.h>
 
 #include "../kselftest_harness.h"
+#include "../../../../mm/gup_test.h"
 #include "vm_util.h"
 
 #define KB		1024UL
@@ -33,6 +40,7 @@
 #define SECONDS		120		/* until a test has hung */
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
 #define CGROUP		"/sys/fs/cgroup/"
+#define DEBUGFS		"/sys/kernel/debug/"
 
 #ifndef __NR_pidfd_open
 #define __NR_pidfd_open	434
@@ -153,7 +161,10 @@ static bool reclaim(char *p, const char *group)
 	return !present(p);
 }
 
-/* Move to a new cgroup, from which only what it has can be reclaimed. */
+/*
+ * Move to a new cgroup, from which only what it has can be reclaimed. The name is
+ * kept in @group, for the teardown.
+ */
 static bool own_cgroup(char group[64])
 {
 	char path[128];
@@ -167,33 +178,83 @@ static bool own_cgroup(char group[64])
 	return !write_to(path, "0");
 }
 
-static void leave_cgroup(const char *group)
+/* Whoever was in it is dead or dying. */
+static void remove_cgroup(const char *group)
 {
 	int i;
 
-	write_to(CGROUP "cgroup.procs", "0");
-	for (i = 0; i < 50 && rmdir(group); i++)
+	for (i = 0; i < 250 && rmdir(group) && errno == EBUSY; i++)
 		usleep(20000);
 }
 
 /* ---- folios -------------------------------------------------------------- */
 
-/* Change a setting with a word in brackets, which is kept in @old. */
-static bool change(const char *path, const char *how, char old[16])
+static const unsigned long sizes[] = { 16 * KB, 32 * KB, 64 * KB, 2 * MB };
+static const char * const settings[] = { "enabled", "shmem_enabled" };
+
+/* What each of the settings was when the program started. */
+static char original[ARRAY_SIZE(sizes)][ARRAY_SIZE(settings)][16];
+
+static void setting_path(char path[128], unsigned long size, const char *name)
+{
+	snprintf(path, 128, THP "hugepages-%lukB/%s", size / KB, name);
+}
+
+/* Read the word in brackets of a setting. */
+static bool read_setting(const char *path, char word[16])
 {
 	char text[256] = "", *start, *end;
 	int fd = open(path, O_RDONLY);
+	ssize_t n;
 
-	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+	if (fd < 0)
 		return false;
+	n = read(fd, text, sizeof(text) - 1);
 	close(fd);
-	start = strchr(text, '[');
+	start = n > 0 ? strchr(text, '[') : NULL;
 	end = start ? strchr(start, ']') : NULL;
 	if (!end)
 		return false;
 	*end = 0;
-	snprintf(old, 16, "%.15s", start + 1);
-	return !write_to(path, how);
+	snprintf(word, 16, "%.15s", start + 1);
+	return true;
+}
+
+/* Write a setting, and keep what it was in @old. */
+static bool change(const char *path, const char *how, char old[16])
+{
+	return read_setting(path, old) && !write_to(path, how);
+}
+
+/* However a test ended. */
+static void restore_settings(void)
+{
+	char path[128], now[16];
+	unsigned int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		for (j = 0; j < ARRAY_SIZE(settings); j++) {
+			setting_path(path, sizes[i], settings[j]);
+			if (original[i][j][0] && read_setting(path, now) &&
+			    strcmp(now, original[i][j]))
+				write_to(path, original[i][j]);
+		}
+	}
+}
+
+static void __attribute__((constructor)) save_settings(void)
+{
+	unsigned int i, j;
+	char path[128];
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		for (j = 0; j < ARRAY_SIZE(settings); j++) {
+			setting_path(path, sizes[i], settings[j]);
+			read_setting(path, original[i][j]);
+		}
+	}
+	/* For a test that timed out, of which no process is left. */
+	atexit(restore_settings);
 }
 
 static bool is_folio(char *p, unsigned long size)
@@ -218,7 +279,7 @@ static char *new_folio_mapped(unsigned long size, bool pmd)
 	char *room, *p, path[128], old[16];
 	unsigned long i;
 
-	snprintf(path, sizeof(path), THP "hugepages-%lukB/enabled", size / KB);
+	setting_path(path, size, "enabled");
 	room = mmap(NULL, ROOM + size, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (room == MAP_FAILED)
@@ -295,6 +356,7 @@ FIXTURE(folio)
 	unsigned long size, nr;
 	unsigned long pfns[512];
 	struct control *ctl;
+	char group[64];
 };
 
 FIXTURE_VARIANT(folio)
@@ -307,6 +369,11 @@ FIXTURE_VARIANT_ADD(folio, 16K)
 	.size = 16 * KB,
 };
 
+FIXTURE_VARIANT_ADD(folio, 32K)
+{
+	.size = 32 * KB,
+};
+
 FIXTURE_VARIANT_ADD(folio, 64K)
 {
 	.size = 64 * KB,
@@ -317,8 +384,34 @@ FIXTURE_VARIANT_ADD(folio, 2M)
 	.size = 2 * MB,
 };
 
+/*
+ * Does the kernel know that nobody else maps a large folio any more? One without
+ * CONFIG_MM_ID copies each page of it.
+ */
+static bool is_tracked(unsigned long size, bool *known)
+{
+	char *p = new_folio(size);
+	unsigned long old;
+	bool same;
+	pid_t pid;
+
+	*known = false;
+	if (!p)
+		return false;
+	old = pfn(p);
+	pid = spawn();
+	if (!pid)
+		_exit(0);
+	*known = !reap(pid);
+	p[0] = 1;
+	same = pfn(p) == old;
+	munmap(p, size);
+	return same;
+}
+
 FIXTURE_SETUP(folio)
 {
+	bool tracked, known;
 	unsigned long i;
 
 	if (sizeof(long) < 8)
@@ -333,15 +426,23 @@ FIXTURE_SETUP(folio)
 	ASSERT_NE(MAP_FAILED, self->ctl);
 	self->size = variant->size;
 	self->nr = self->size / PAGE;
+	tracked = is_tracked(self->size, &known);
 	self->p = new_folio(self->size);
-	if (!self->p)
+	if (!self->p || !known)
 		SKIP(return, "no folio of this size");
+	if (!tracked && !getenv("FOLIO_MAPCOUNT_REQUIRED"))
+		SKIP(return, "needs CONFIG_MM_ID");
+	ASSERT_TRUE(tracked);
 	for (i = 0; i < self->nr; i++)
 		self->pfns[i] = pfn(self->p + i * PAGE);
 }
 
-FIXTURE_TEARDOWN(folio)
+/* In the parent, for a test that crashed too. */
+FIXTURE_TEARDOWN_PARENT(folio)
 {
+	restore_settings();
+	if (self->group[0])
+		remove_cgroup(self->group);
 }
 
 /* Write to each page; how many are where they were? */
@@ -542,19 +643,103 @@ TEST_F_TIMEOUT(folio, untracked_survivor, SECONDS)
 	EXPECT_EQ(1, load(&ctl->value));
 }
 
+/*
+ * Three map parts of it when it is split. What they have stays what it was, and
+ * is one's own again when the others are gone.
+ */
+TEST_F_TIMEOUT(folio, split_while_three_map_it, SECONDS)
+{
+	unsigned long half = self->size / 2, i;
+	struct control *ctl = self->ctl;
+	pid_t pid[2];
+	char text[64];
+	int j;
+
+	if (access(DEBUGFS "split_huge_pages", W_OK))
+		SKIP(return, "needs split_huge_pages of debugfs");
+	/* Or pages of zeroes would be no pages any more. */
+	for (i = 0; i < self->nr; i++)
+		self->p[i * PAGE + 8] = 1;
+	for (j = 0; j < 2; j++) {
+		pid[j] = spawn();
+		if (!pid[j]) {
+			/* One has the first half, the other all but a page. */
+			if (j == 0)
+				munmap(self->p + half, half);
+			else
+				munmap(self->p, PAGE);
+			__atomic_add_fetch(&ctl->ready, 1, __ATOMIC_SEQ_CST);
+			if (!wait_for(&ctl->go, 1))
+				_exit(2);
+			if (j == 0)
+				_exit(wrong(self->p, self->nr / 2) != 0);
+			for (i = 1; i < self->nr; i++)
+				if (self->p[i * PAGE] != (char)i)
+					_exit(1);
+			_exit(0);
+		}
+	}
+	ASSERT_TRUE(wait_for(&ctl->ready, 2));
+	snprintf(text, sizeof(text), "%d,0x%lx,0x%lx", getpid(),
+		 (unsigned long)self->p, (unsigned long)self->p + self->size);
+	EXPECT_EQ(0, write_to(DEBUGFS "split_huge_pages", text));
+	EXPECT_FALSE(has_flag(pfn(self->p), KPF_COMPOUND_HEAD));
+	EXPECT_FALSE(has_flag(pfn(self->p + PAGE), KPF_COMPOUND_TAIL));
+	EXPECT_EQ(0, wrong(self->p, self->nr));
+	self->p[8] = 2;
+	store(&ctl->go, 1);
+	for (j = 0; j < 2; j++)
+		EXPECT_EQ(0, reap(pid[j]));
+	for (i = 0; i < self->nr; i++)
+		self->pfns[i] = pfn(self->p + i * PAGE);
+	drain_lru();
+	EXPECT_EQ(self->nr, write_all(self->p, self->nr, self->pfns));
+	EXPECT_EQ(0, wrong(self->p, self->nr));
+}
+
+/* Into folios that are large themselves, and are shared as the whole was. */
+TEST_F_TIMEOUT(folio, split_to_large, SECONDS)
+{
+	unsigned long i;
+	char text[64];
+	pid_t pid;
+
+	if (access(DEBUGFS "split_huge_pages", W_OK))
+		SKIP(return, "needs split_huge_pages of debugfs");
+	if (self->nr < 8)
+		SKIP(return, "too small to be split to 16K");
+	pid = spawn();
+	if (!pid) {
+		if (!wait_for(&self->ctl->go, 1))
+			_exit(2);
+		_exit(wrong(self->p, self->nr) != 0);
+	}
+	snprintf(text, sizeof(text), "%d,0x%lx,0x%lx,2", getpid(),
+		 (unsigned long)self->p, (unsigned long)self->p + self->size);
+	EXPECT_EQ(0, write_to(DEBUGFS "split_huge_pages", text));
+	EXPECT_TRUE(is_folio(self->p, 16 * KB));
+	EXPECT_TRUE(is_folio(self->p + self->size - 16 * KB, 16 * KB));
+	for (i = 0; i < self->nr; i++)
+		EXPECT_EQ(self->pfns[i], pfn(self->p + i * PAGE));
+	/* The first folio while the child lives, the others later. */
+	EXPECT_EQ(0, write_all(self->p, 4, self->pfns));
+	store(&self->ctl->go, 1);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(self->nr - 4, write_all(self->p + 16 * KB, self->nr - 4,
+					  self->pfns + 4));
+	EXPECT_EQ(0, wrong(self->p, self->nr));
+}
+
 /* What is in swap for both is the child's as well, whatever the parent does. */
 TEST_F_TIMEOUT(folio, swap_of_a_child, SECONDS)
 {
 	unsigned long i;
-	char group[64];
 	pid_t pid;
 
 	if (number_in("/proc/meminfo", "SwapFree:") < 65536)
 		SKIP(return, "needs swap");
-	if (!own_cgroup(group)) {
-		rmdir(group);
+	if (!own_cgroup(self->group))
 		SKIP(return, "needs the memory controller");
-	}
 	self->p = new_folio(self->size);
 	ASSERT_NE(NULL, self->p);
 	pid = spawn();
@@ -563,8 +748,8 @@ TEST_F_TIMEOUT(folio, swap_of_a_child, SECONDS)
 			_exit(2);
 		_exit(wrong(self->p, self->nr) != 0);
 	}
-	EXPECT_TRUE(reclaim(self->p, group));
-	EXPECT_TRUE(reclaim(self->p + self->size - PAGE, group));
+	EXPECT_TRUE(reclaim(self->p, self->group));
+	EXPECT_TRUE(reclaim(self->p + self->size - PAGE, self->group));
 	/* Half of it is in the swap cache when it gets written to. */
 	EXPECT_EQ(0, wrong(self->p, self->nr / 2));
 	drain_lru();
@@ -574,8 +759,53 @@ TEST_F_TIMEOUT(folio, swap_of_a_child, SECONDS)
 	for (i = 0; i < self->size && self->p[i] == (char)0xee; i++)
 		;
 	EXPECT_EQ(self->size, i);
-	munmap(self->p, self->size);
-	leave_cgroup(group);
+}
+
+struct other {
+	char *p;
+	unsigned long nr;
+	int stop;
+};
+
+static void *read_all(void *arg)
+{
+	struct other *r = arg;
+	unsigned long i;
+
+	while (!load(&r->stop))
+		for (i = 0; i < r->nr; i++)
+			load(r->p + i * PAGE);
+	return NULL;
+}
+
+static void *zap_all(void *arg)
+{
+	struct other *r = arg;
+
+	while (!load(&r->stop))
+		madvise(r->p, r->nr * PAGE, MADV_DONTNEED);
+	return NULL;
+}
+
+/* Have the folio in the swap cache, by reading it while it is swapped out. */
+static bool to_swap_cache(char *p, unsigned long size)
+{
+	struct other reader = { .p = p, .nr = size / PAGE };
+	pthread_t thread;
+	bool ret = false;
+	int i;
+
+	if (pthread_create(&thread, NULL, read_all, &reader))
+		return false;
+	for (i = 0; i < 500 && !ret && is_folio(p, size); i++) {
+		madvise(p, size, MADV_PAGEOUT);
+		/* It has to be read as a whole before it can be told. */
+		wrong(p, size / PAGE);
+		ret = is_folio(p, size) && has_flag(pfn(p), KPF_SWAPCACHE);
+	}
+	store(&reader.stop, 1);
+	pthread_join(thread, NULL);
+	return ret;
 }
 
 /* Alone again, out to swap, and in: there is nobody to copy it for. */
@@ -586,6 +816,29 @@ TEST_F_TIMEOUT(folio, swapped_out_and_in, SECONDS)
 
 	if (number_in("/proc/meminfo", "SwapFree:") < 65536)
 		SKIP(return, "needs swap");
+
+	/* Half way: the references of the swap cache are nobody's. */
+	for (i = 0; i < 5; i++) {
+		if (to_swap_cache(self->p, self->size))
+			break;
+		munmap(self->p, self->size);
+		self->p = new_folio(self->size);
+		ASSERT_NE(NULL, self->p);
+	}
+	if (i < 5) {
+		for (i = 0; i < self->nr; i++)
+			self->pfns[i] = pfn(self->p + i * PAGE);
+		pid = spawn();
+		if (!pid)
+			_exit(0);
+		ASSERT_EQ(0, reap(pid));
+		drain_lru();
+		EXPECT_EQ(self->nr, write_all(self->p, self->nr, self->pfns));
+		EXPECT_EQ(0, wrong(self->p, self->nr));
+	} else {
+		TH_LOG("never seen in the swap cache");
+	}
+
 	for (i = 0; i < 100 && present(self->p); i++)
 		madvise(self->p, self->size, MADV_PAGEOUT);
 	ASSERT_FALSE(present(self->p));
@@ -626,6 +879,16 @@ TEST_F_TIMEOUT(folio, remote_pageout, SECONDS)
 	ASSERT_EQ(0, reap(pid));
 	EXPECT_FALSE(present(self->p));
 	EXPECT_EQ(0, wrong(self->p, self->nr));
+
+	/* Back again, whatever it is made of now, it is this process's. */
+	for (i = 0; i < (int)self->nr; i++)
+		self->pfns[i] = pfn(self->p + i * PAGE);
+	pid = spawn();
+	if (!pid)
+		_exit(0);
+	ASSERT_EQ(0, reap(pid));
+	drain_lru();
+	EXPECT_EQ(self->nr, write_all(self->p, self->nr, self->pfns));
 }
 
 TEST_F_TIMEOUT(folio, remote_collapse, SECONDS)
@@ -774,6 +1037,126 @@ TEST_F_TIMEOUT(folio, kpagecount_and_pss, SECONDS)
 	EXPECT_EQ(!precise, kpagecount(self->pfns[0]));
 }
 
+/*
+ * The third of three, left alone: nobody knows that it is, so each page is copied
+ * until there is but one.  Without per-page counts, pagemap does not know either.
+ */
+TEST_F_TIMEOUT(folio, pagemap_of_untracked_survivor, SECONDS)
+{
+	struct control *ctl = self->ctl;
+	unsigned long i;
+	bool precise;
+	pid_t b, c;
+
+	b = spawn();
+	if (!b) {
+		munmap(self->p, self->size - PAGE);
+		store(&ctl->ready, 1);
+		wait_for(&ctl->go, 1);
+		_exit(0);
+	}
+	ASSERT_TRUE(wait_for(&ctl->ready, 1));
+	precise = exclusive(self->p);
+	c = spawn();
+	if (!c) {
+		store(&ctl->ready, 2);
+		if (!wait_for(&ctl->go, 2))
+			_exit(2);
+		close(pagemap_fd);
+		pagemap_fd = open("/proc/self/pagemap", O_RDONLY);
+		for (i = 0; i < self->nr; i++) {
+			/* Only if it is the last one, it is known to be alone. */
+			if (exclusive(self->p + i * PAGE) !=
+			    (precise || i == self->nr - 1))
+				_exit(3);
+			self->p[i * PAGE] ^= 0x55;
+			if (pfn(self->p + i * PAGE) == self->pfns[i])
+				_exit(4);
+			self->p[i * PAGE] ^= 0x55;
+		}
+		_exit(wrong(self->p, self->nr) != 0);
+	}
+	ASSERT_TRUE(wait_for(&ctl->ready, 2));
+	ASSERT_EQ(0, munmap(self->p, self->size));
+	store(&ctl->go, 1);
+	ASSERT_EQ(0, reap(b));
+	store(&ctl->go, 2);
+	EXPECT_EQ(0, reap(c));
+}
+
+/* AnonHugePages has what any PMD maps as a whole, however else it is mapped. */
+TEST_F_TIMEOUT(folio, anon_huge_pages, SECONDS)
+{
+	long before, kb = self->size / KB;
+	struct control *ctl = self->ctl;
+	char *p;
+	pid_t pid;
+	int i;
+
+	if (self->size != 2 * MB)
+		SKIP(return, "only a PMD can be split");
+	for (i = 0; i < 4; i++) {
+		memset(ctl, 0, sizeof(*ctl));
+		before = counted("AnonHugePages:");
+		p = new_folio_mapped(self->size, true);
+		if (!p)
+			SKIP(return, "memory is fragmented");
+		EXPECT_EQ(before + kb, counted("AnonHugePages:"));
+		pid = spawn();
+		if (!pid) {
+			/* Both have a PMD; one of them splits it. */
+			if (i & 1)
+				mprotect(p, PAGE, PROT_READ);
+			store(&ctl->ready, 1);
+			wait_for(&ctl->go, 1);
+			if (i & 2)
+				munmap(p, self->size);
+			store(&ctl->ready, 2);
+			wait_for(&ctl->go, 2);
+			_exit(0);
+		}
+		ASSERT_TRUE(wait_for(&ctl->ready, 1));
+		if (!(i & 1))
+			mprotect(p, PAGE, PROT_READ);
+		EXPECT_EQ(before + kb, counted("AnonHugePages:"));
+		EXPECT_EQ(i & 1 ? kb : 0, smaps_kb(p + PAGE, "AnonHugePages:"));
+		if (!(i & 2))
+			munmap(p, self->size);
+		store(&ctl->go, 1);
+		ASSERT_TRUE(wait_for(&ctl->ready, 2));
+		/* Left is the one that has the PMD, or the other. */
+		EXPECT_EQ(before + (i == 0 || i == 3 ? kb : 0),
+			  counted("AnonHugePages:"));
+		store(&ctl->go, 2);
+		EXPECT_EQ(0, reap(pid));
+		munmap(p, self->size);
+		EXPECT_EQ(before, counted("AnonHugePages:"));
+	}
+}
+
+/* To dump a page, of which the slots are part, must not do any harm. */
+TEST_F_TIMEOUT(folio, dump_page, SECONDS)
+{
+	struct gup_test gup = {
+		.addr = (unsigned long)self->p,
+		.size = self->size,
+		.nr_pages_per_call = self->nr,
+		.which_pages = { 1, 2, 3, self->nr },
+	};
+	int fd = open(DEBUGFS "gup_test", O_RDWR);
+	pid_t pid;
+
+	if (fd < 0)
+		SKIP(return, "needs CONFIG_GUP_TEST");
+	pid = spawn();
+	if (!pid)
+		_exit(ioctl(fd, DUMP_USER_PAGES_TEST, &gup) ? 1 : 0);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(0, ioctl(fd, DUMP_USER_PAGES_TEST, &gup));
+	close(fd);
+	EXPECT_EQ(self->nr, write_all(self->p, self->nr, self->pfns));
+}
+
 /* A folio of which part is unmapped for good is queued to be split. */
 TEST_F_TIMEOUT(folio, deferred_split, SECONDS)
 {
@@ -804,23 +1187,45 @@ TEST_F_TIMEOUT(folio, deferred_split, SECONDS)
 	EXPECT_LT(before, number_in("/proc/vmstat", key));
 }
 
-struct mapper {
-	char *p;
-	unsigned long nr, turns;
-};
-
-static void *map_and_unmap(void *arg)
+/* @size bytes of a new file, mapped where a folio of the size can be. */
+static char *map_file(unsigned long size, int *fd)
 {
-	struct mapper *m = arg;
-	unsigned long t, i;
-	char sum = 0;
+	char *p;
 
-	for (t = 0; t < m->turns; t++) {
-		for (i = 0; i < m->nr; i++)
-			sum += load(m->p + i * PAGE);
-		madvise(m->p, m->nr * PAGE, MADV_DONTNEED);
-	}
-	return (void *)(long)sum;
+	*fd = memfd_create("folio", 0);
+	if (*fd < 0 || ftruncate(*fd, size))
+		return NULL;
+	p = mmap(NULL, size + ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	p = (char *)(((unsigned long)p + ROOM - 1) & -ROOM);
+	p = mmap(p, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, *fd, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/* PTEs instead of PMDs: what is mapped again is mapped page by page. */
+static void unmap_file(char *p, unsigned long size)
+{
+	madvise(p, size, MADV_DONTNEED);
+	madvise(p, size, MADV_NOHUGEPAGE);
+}
+
+/* The same, of folios of @size that nobody maps; NULL if there are none. */
+static char *shmem_folios(unsigned long size, unsigned long folios, int *fd)
+{
+	char *p = map_file(size * folios, fd), path[128], old[16];
+	unsigned long f;
+
+	setting_path(path, size, "shmem_enabled");
+	if (!p || !change(path, "always", old))
+		return NULL;
+	memset(p, 1, size * folios);
+	write_to(path, old);
+	for (f = 0; f < folios; f++)
+		if (!is_folio(p + f * size, size))
+			return NULL;
+	unmap_file(p, size * folios);
+	return p;
 }
 
 /* Does the counter come back to @kb, but for @less? */
@@ -837,56 +1242,136 @@ static bool back_to(const char *key, long kb, long less)
 }
 
 /*
- * Threads map and unmap the halves of one shmem folio. A first or last mapping
- * that is missed or seen twice leaves a folio's worth for ever.
+ * Two processes map and unmap shmem folios at the same time. A first or last
+ * mapping that is missed or seen twice leaves some pages, or a folio's worth, for
+ * ever.
  */
 TEST_F_TIMEOUT(folio, mapped_returns, SECONDS)
 {
-	const unsigned long size = self->size;
-	char *p, path[128], old[16];
-	pthread_t thread[2];
-	struct mapper m[2];
-	int fd, t, round;
-	long before = 0;
+	const unsigned long folios = 16 * MB / self->size;
+	const unsigned long bytes = folios * self->size;
+	const int turns = 4 * (int)(self->size / (16 * KB));
+	struct control *ctl = self->ctl;
+	unsigned long f, i;
+	pid_t pid[2];
+	long before;
+	int fd, j, t;
+	char *p;
 
-	/* Less than that comes and goes with the pages of the program. */
-	if (size != 2 * MB)
-		SKIP(return, "too little to be seen in Mapped");
-	snprintf(path, sizeof(path), THP "hugepages-%lukB/shmem_enabled", size / KB);
-	if (!change(path, "always", old))
-		SKIP(return, "no huge pages in shmem");
-	fd = memfd_create("folio", 0);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, ftruncate(fd, size));
-	p = mmap(NULL, 2 * ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	p = (char *)(((unsigned long)p + ROOM - 1) & -ROOM);
-	p = mmap(p, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-	ASSERT_NE(MAP_FAILED, p);
-	memset(p, 1, size);
-	write_to(path, old);
-	ASSERT_TRUE(is_folio(p, size));
-	/* From PMD to PTEs: what is mapped again is mapped page by page. */
-	madvise(p, size, MADV_DONTNEED);
-	madvise(p, size, MADV_NOHUGEPAGE);
-	/* The first round maps what the threads need of the program. */
-	for (round = 0; round < 2; round++) {
-		before = counted("Mapped:");
-		for (t = 0; t < 2; t++) {
-			m[t].p = p + t * size / 2;
-			m[t].nr = size / 2 / PAGE;
-			m[t].turns = round ? 2000 : 1;
-			ASSERT_EQ(0, pthread_create(thread + t, NULL,
-						    map_and_unmap, m + t));
+	p = shmem_folios(self->size, folios, &fd);
+	if (!p)
+		SKIP(return, "no such folios in shmem");
+	before = counted("Mapped:");
+	for (j = 0; j < 2; j++) {
+		pid[j] = spawn();
+		if (pid[j])
+			continue;
+		for (f = 0; f < folios; f++) {
+			char *q = p + f * self->size;
+
+			__atomic_add_fetch(&ctl->ready, 1, __ATOMIC_SEQ_CST);
+			while (load(&ctl->ready) < 2 * (int)(f + 1))
+				sched_yield();
+			for (t = 0; t < turns; t++) {
+				for (i = 0; i < self->size; i += PAGE)
+					load(q + i);
+				madvise(q, self->size, MADV_DONTNEED);
+			}
 		}
-		for (t = 0; t < 2; t++)
-			pthread_join(thread[t], NULL);
+		_exit(0);
 	}
-	EXPECT_TRUE(back_to("Mapped:", before, size / KB / 2));
-	memset(p, 2, size);
-	EXPECT_LE(before + (long)(size / KB / 2), counted("Mapped:"));
-	munmap(p, size);
+	for (j = 0; j < 2; j++)
+		EXPECT_EQ(0, reap(pid[j]));
+	EXPECT_TRUE(back_to("Mapped:", before, MB / KB));
+	memset(p, 2, bytes);
+	EXPECT_LE(before + (long)(bytes / KB * 3 / 4), counted("Mapped:"));
+	munmap(p, bytes);
 	close(fd);
-	EXPECT_TRUE(back_to("Mapped:", before, size / KB / 2));
+	EXPECT_TRUE(back_to("Mapped:", before, MB / KB));
+}
+
+/*
+ * One thread unmaps the dirty pages of a shmem folio, which leaves rmap and the
+ * slots behind for a moment, while another and another process write to them.
+ */
+TEST_F_TIMEOUT(folio, dirty_zap_against_write, SECONDS)
+{
+	struct other zapper = { .nr = self->nr };
+	unsigned long i;
+	int fd, j, bad = 0;
+	pthread_t thread;
+	pid_t pid;
+	char *p;
+
+	p = shmem_folios(self->size, 1, &fd);
+	if (!p)
+		SKIP(return, "no such folios in shmem");
+	zapper.p = p;
+	pid = spawn();
+	/* Each process has its byte of each page. */
+	if (pid)
+		ASSERT_EQ(0, pthread_create(&thread, NULL, zap_all, &zapper));
+	for (j = 0; j < 20 * 512 / (int)self->nr; j++) {
+		for (i = 0; i < self->nr; i++)
+			store(p + i * PAGE + !pid, j);
+		for (i = 0; i < self->nr; i++)
+			bad += load(p + i * PAGE + !pid) != (char)j;
+		if (!pid && j % 8 == 0)
+			madvise(p, self->size, MADV_DONTNEED);
+	}
+	if (!pid)
+		_exit(bad != 0);
+	store(&zapper.stop, 1);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(0, bad);
+	close(fd);
+}
+
+/* Collapsed by one process while another cuts the file and grows it again. */
+TEST_F_TIMEOUT(folio, collapse_against_truncate, SECONDS)
+{
+	char *p, page[PAGE];
+	int fd, i, n, bad = 0;
+	unsigned long j;
+	pid_t pid;
+
+	if (self->size != 2 * MB)
+		SKIP(return, "collapses to PMD size only");
+	p = map_file(self->size, &fd);
+	ASSERT_NE(NULL, p);
+	pid = spawn();
+	if (!pid) {
+		while (!load(&self->ctl->go))
+			if (!madvise(p, self->size, MADV_COLLAPSE))
+				__atomic_add_fetch(&self->ctl->value, 1,
+						   __ATOMIC_SEQ_CST);
+		_exit(0);
+	}
+	memset(page, 0x5a, PAGE);
+	for (i = 0; i < 60; i++) {
+		n = load(&self->ctl->value);
+		for (j = 0; j < self->nr; j++)
+			bad += pwrite(fd, page, PAGE, j * PAGE) != PAGE;
+		/* Sometimes when it is done, sometimes in the midst of it. */
+		for (j = 0; i % 3 == 0 && j < 1000 && load(&self->ctl->value) == n; j++)
+			usleep(100);
+		bad += ftruncate(fd, self->size / 2 + PAGE + 1) != 0;
+		bad += ftruncate(fd, self->size) != 0;
+		for (j = 0; j < self->nr; j++) {
+			bad += pread(fd, page, PAGE, j * PAGE) != PAGE;
+			bad += page[0] != (j < self->nr / 2 + 2 ? 0x5a : 0);
+			bad += page[1] != (j < self->nr / 2 + 1 ? 0x5a : 0);
+		}
+		memset(page, 0x5a, PAGE);
+		bad += ftruncate(fd, 0) != 0;
+		bad += ftruncate(fd, self->size) != 0;
+	}
+	store(&self->ctl->go, 1);
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(0, bad);
+	EXPECT_LT(0, load(&self->ctl->value));
+	close(fd);
 }
 
 /* The pages that the folios have are what AnonPages has, and none is left. */
@@ -1037,19 +1522,17 @@ TEST_F_TIMEOUT(folio, swap_storm, 600)
 {
 	const unsigned long bytes = 16 * MB, pages = bytes / PAGE;
 	int i, k, bad = 0, n = turns(4);
-	char group[64], path[128], name[128], old[16];
+	char path[128], name[128], old[16];
 	unsigned long *p, page;
 	pid_t pid;
 
 	if (number_in("/proc/meminfo", "SwapFree:") < 131072)
 		SKIP(return, "needs swap");
-	if (!own_cgroup(group)) {
-		rmdir(group);
+	if (!own_cgroup(self->group))
 		SKIP(return, "needs the memory controller");
-	}
-	snprintf(path, sizeof(path), "%s/memory.high", group);
+	snprintf(path, sizeof(path), "%s/memory.high", self->group);
 	write_to(path, "8M");
-	snprintf(name, sizeof(name), THP "hugepages-%lukB/enabled", self->size / KB);
+	setting_path(name, self->size, "enabled");
 	ASSERT_TRUE(change(name, "always", old));
 	for (i = 0; i < n; i++) {
 		p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
@@ -1078,7 +1561,6 @@ TEST_F_TIMEOUT(folio, swap_storm, 600)
 	}
 	EXPECT_EQ(0, bad);
 	write_to(name, old);
-	leave_cgroup(group);
 }
 
 TEST_HARNESS_MAIN

@@ -28,6 +28,7 @@
 #include <unistd.h>
 #include <linux/falloc.h>
 #include <linux/futex.h>
+#include <linux/io_uring.h>
 #include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
@@ -873,6 +874,25 @@ static bool have_process_vm(void)
 
 /* ---- classes and mprotect ----------------------------------------------- */
 
+/* An io_uring that has the page at @p as a fixed buffer; its fd or -errno. */
+static int uring_with_buffer(void *p)
+{
+	struct io_uring_params params = {};
+	struct iovec iov = { p, PAGE };
+	int fd = syscall(__NR_io_uring_setup, 1, &params);
+	int error;
+
+	if (fd < 0)
+		return -ENOSYS;
+	if (syscall(__NR_io_uring_register, fd, IORING_REGISTER_BUFFERS,
+		    &iov, 1)) {
+		error = errno;
+		close(fd);
+		return -error;
+	}
+	return fd;
+}
+
 /*
  * Who opened the file read-only shares no entry with who may write, in
  * whatever order they come.
@@ -882,14 +902,27 @@ TEST_F_TIMEOUT(region, read_only_opener_cannot_write, SECONDS)
 	int ro = reopen(self->fd, O_RDONLY);
 	struct iovec from = { self->ctl->value, 8 }, to = { NULL, 8 };
 	unsigned long i;
-	int order, pipes[2];
+	int order, pipes[2], gifts[2], disk = -1, other, uring;
 	char *reader, *writer;
+	struct iovec gift;
 	pid_t pid;
 
 	ASSERT_LE(0, ro);
 	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, pipe(gifts));
 	ASSERT_EQ(8, write(pipes[1], "abcdefg", 8));
 	writer = self->map;
+	other = memfd_create("other", 0);
+	ASSERT_LE(0, other);
+	if (ext4_dir()) {
+		int fd = unlinked_file(ext4_dir());
+
+		memset(self->ctl->value, 0, sizeof(self->ctl->value));
+		ASSERT_EQ(PAGE, write(fd, self->ctl, PAGE));
+		disk = reopen(fd, O_RDWR | O_DIRECT);
+		ASSERT_LE(0, disk);
+		close(fd);
+	}
 
 	for (order = 0; order < 2; order++) {
 		off_t at = order * 2 * UNIT;
@@ -922,6 +955,36 @@ TEST_F_TIMEOUT(region, read_only_opener_cannot_write, SECONDS)
 						       &to, 1, 0));
 		}
 		put_down(pid);
+		gift = (struct iovec){ reader + at, PAGE };
+		EXPECT_ERRNO(EFAULT, vmsplice(pipes[0], &gift, 1, 0));
+		/* The disk would write into the page, which is there. */
+		if (disk >= 0) {
+			EXPECT_ERRNO(EFAULT, pread(disk, reader + at, PAGE, 0));
+			EXPECT_EQ(3, writer[at]);
+			EXPECT_EQ(PAGE, pread(disk, writer + at, PAGE, 0));
+			EXPECT_EQ(0, writer[at]);
+			writer[at] = 3;
+		}
+		/* So would a later read into a registered buffer. */
+		uring = uring_with_buffer(reader + at);
+		if (uring != -ENOSYS) {
+			EXPECT_EQ(-EFAULT, uring);
+			/* Which no file system with writeback permits anyway. */
+			uring = uring_with_buffer(writer + at);
+			EXPECT_EQ(variant->backing == EXT4, uring < 0)
+				TH_LOG("%s", strerror(-uring));
+			close(uring);
+		}
+		/* A page may be given away, but is not taken from the file. */
+		EXPECT_EQ(PAGE, vmsplice(gifts[1], &gift, 1, SPLICE_F_GIFT));
+		EXPECT_EQ(PAGE, splice(gifts[0], NULL, other, NULL, PAGE,
+				       SPLICE_F_MOVE));
+		EXPECT_EQ(1, pwrite(other, "x", 1, order * PAGE));
+		EXPECT_EQ(3, reader[at]);
+		EXPECT_EQ(3, writer[at]);
+		writer[at] = 4;
+		EXPECT_EQ(4, reader[at]);
+		writer[at] = 3;
 		EXPECT_ERRNO(EINVAL, madvise(reader + at, PAGE,
 					     MADV_POPULATE_WRITE));
 		munmap(reader, SIZE);
@@ -1186,7 +1249,8 @@ TEST_F_TIMEOUT(region, revocation_stops_writers, SECONDS)
 {
 	const int n = cpus();
 	int *map = (int *)self->map, *p;
-	int disk[1024], kept[8];
+	int *disk = aligned_alloc(PAGE, PAGE);
+	int kept[8];
 	struct outcome seen;
 	int i, r, fd;
 	pid_t pid[8];
@@ -1218,9 +1282,10 @@ TEST_F_TIMEOUT(region, revocation_stops_writers, SECONDS)
 			EXPECT_EQ(0, reap(pid[i]));
 		EXPECT_EQ(0, memcmp(kept, map, sizeof(int) * n));
 
+		/* What the page cache has is not asked. */
 		if (variant->backing == EXT4) {
-			write_file("/proc/sys/vm/drop_caches", "1");
-			fd = reopen(self->fd, O_RDONLY);
+			fd = reopen(self->fd, O_RDONLY | O_DIRECT);
+			ASSERT_LE(0, fd);
 			ASSERT_EQ(PAGE, pread(fd, disk, PAGE, 0));
 			EXPECT_EQ(0, memcmp(kept, disk, sizeof(int) * n));
 			close(fd);
@@ -2569,6 +2634,53 @@ TEST_F_TIMEOUT(once, no_write_after_seal, SECONDS)
 	}
 }
 
+/*
+ * Who is given a file that cannot shrink reads it without fear of a signal.
+ * Nobody takes that away by mprotect() after the seal.
+ */
+TEST_F_TIMEOUT(once, seal_shrink, SECONDS)
+{
+	char *p = self->map, *r, *x;
+
+	r = map_pt(self->fd, PROT_READ, SIZE, 0);
+	ASSERT_NE(MAP_FAILED, r);
+	x = map_pt(self->fd, RW | PROT_EXEC, SIZE, 0);
+	ASSERT_NE(MAP_FAILED, x);
+	p[0] = 1;
+
+	/* Control: before the seal, and with other seals, it can be. */
+	EXPECT_EQ(0, mprotect(r, PAGE, PROT_NONE));
+	ASSERT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_GROW));
+	EXPECT_EQ(0, mprotect(p, PAGE, PROT_NONE));
+	EXPECT_EQ(0, mprotect(p, PAGE, RW));
+	ASSERT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_SHRINK));
+
+	/* Who wants to be sure asks for it after the seal. */
+	EXPECT_ACCERR(try_read(r), r);
+	EXPECT_EQ(0, mprotect(r, SIZE, PROT_READ));
+	EXPECT_EQ(1, try_read(r).value);
+
+	EXPECT_ERRNO(EPERM, mprotect(r, PAGE, PROT_NONE));
+	EXPECT_ERRNO(EPERM, mprotect(p, SIZE, PROT_NONE));
+	EXPECT_ERRNO(EPERM, mprotect(p + UNIT, PAGE, PROT_WRITE));
+	EXPECT_ERRNO(EPERM, mprotect(x, PAGE, PROT_NONE));
+	EXPECT_ERRNO(EACCES, mprotect(r, PAGE, PROT_WRITE));
+	EXPECT_EQ(1, try_read(r).value);
+	EXPECT_OK(try_write(p, 1));
+
+	/* The right to write, or to execute, is another matter. */
+	EXPECT_EQ(0, mprotect(p, SIZE, PROT_READ));
+	EXPECT_ACCERR(try_write(p, 2), p);
+	EXPECT_EQ(1, try_read(p).value);
+	EXPECT_EQ(0, mprotect(p, SIZE, RW));
+	EXPECT_OK(try_write(p, 2));
+	EXPECT_EQ(0, mprotect(x, SIZE, PROT_READ));
+
+	/* Control: an ordinary mapping is its owner's. */
+	p = map_plain(self->fd, RW, SIZE, 0);
+	EXPECT_EQ(0, mprotect(p, SIZE, PROT_NONE));
+}
+
 /* F_SEAL_FUTURE_WRITE leaves what there is and makes readers of newcomers. */
 TEST_F_TIMEOUT(once, seal_future_write, SECONDS)
 {
@@ -3392,6 +3504,100 @@ TEST_F_TIMEOUT(region, collapse_by_others, SECONDS)
 		SKIP(return, "not collapsed: %s", strerror(error));
 }
 
+/* ---- memory failure ----------------------------------------------------- */
+
+/* SIGBUS for a page at @p, if it comes within some seconds; its si_code or 0. */
+static int told_of(void *p)
+{
+	struct timespec patience = { SECONDS / 4, 0 };
+	siginfo_t info;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGBUS);
+	if (sigtimedwait(&set, &info, &patience) != SIGBUS)
+		return 0;
+	return info.si_addr == p ? info.si_code : -1;
+}
+
+/*
+ * A page fails for all, once.  Who wants to know at once is told where it is for
+ * him, and who touches it later finds it at an address of his own, too.
+ */
+TEST_F_TIMEOUT(once, memory_failure, SECONDS)
+{
+	struct control *ctl = self->ctl;
+	struct outcome seen;
+	sigset_t set;
+	pid_t pid[4];
+	char *p;
+	int i;
+
+	self->map[UNIT + PAGE] = 1;
+	for (i = 0; i < 4; i++) {
+		pid[i] = spawn();
+		if (pid[i])
+			continue;
+		/* Address and offset are different for each of them. */
+		munmap(self->map, SIZE);
+		p = reserve(SIZE + i * UNIT) + i * UNIT;
+		p = mmap(p, 2 * UNIT, RW, PT | MAP_FIXED, self->fd,
+			 i % 2 * UNIT);
+		ASSERT_NE(MAP_FAILED, p);
+		p += (1 - i % 2) * UNIT + PAGE;
+		if (i < 2)
+			EXPECT_EQ(1, try_read(p).value);
+		if (i == 2) {
+			/* Touches nothing of it before. */
+			sigemptyset(&set);
+			sigaddset(&set, SIGBUS);
+			sigprocmask(SIG_BLOCK, &set, NULL);
+			ASSERT_EQ(0, prctl(PR_MCE_KILL, PR_MCE_KILL_SET,
+					   PR_MCE_KILL_EARLY, 0, 0));
+			store(&ctl->value[i], 1);
+			EXPECT_EQ(BUS_MCEERR_AO, told_of(p));
+			_exit(0);
+		}
+		if (i == 3) {
+			/* Control: a plain mapping finds it failed as well. */
+			p = map_plain(self->fd, RW, 2 * UNIT, 0) + UNIT + PAGE;
+			EXPECT_EQ(1, try_read(p).value);
+		}
+		store(&ctl->value[i], 1);
+		ASSERT_TRUE(wait_for(&ctl->go, 1));
+		seen = i % 2 ? try_read(p) : try_write(p, 2);
+		EXPECT_EQ(SIGBUS, seen.sig);
+		EXPECT_EQ(BUS_MCEERR_AR, seen.code);
+		EXPECT_EQ((void *)p, seen.addr);
+		/* But for that one page all is well. */
+		EXPECT_OK(try_write(p + PAGE, 1));
+		_exit(0);
+	}
+	for (i = 0; i < 4; i++)
+		ASSERT_TRUE(wait_for(&ctl->value[i], 1));
+
+	/* Who says that it failed is taken for whoever has just touched it. */
+	p = self->map + UNIT + PAGE;
+	memset(&outcome, 0, sizeof(outcome));
+	fault_armed = true;
+	i = 0;
+	if (!sigsetjmp(fault_env, 1) && madvise(p, PAGE, MADV_HWPOISON))
+		i = errno;
+	fault_armed = false;
+	if (i == EPERM || i == EINVAL) {
+		for (i = 0; i < 4; i++)
+			put_down(pid[i]);
+		SKIP(return, "memory cannot be made to fail");
+	}
+	EXPECT_EQ(0, i);
+	EXPECT_EQ(SIGBUS, outcome.sig);
+	EXPECT_EQ(BUS_MCEERR_AR, outcome.code);
+	EXPECT_EQ((void *)p, outcome.addr);
+	store(&ctl->go, 1);
+	for (i = 0; i < 4; i++)
+		EXPECT_EQ(0, reap(pid[i]));
+}
+
 /* ---- memory control ----------------------------------------------------- */
 
 /*
@@ -3469,6 +3675,47 @@ TEST_F_TIMEOUT(region, charged_to_who_touches, SECONDS)
 	cg_remove(toucher_group);
 }
 
+/*
+ * Reclaim of a group finds out what is in use, by processes in the group, from
+ * the entries of a host, which is in no group.
+ */
+TEST_F_TIMEOUT(region, pages_in_use_stay, SECONDS)
+{
+	const char *group = cg_new("user");
+	const int half = SIZE / 2 / PAGE;
+	int i, turn, hot = 0, cold = 0;
+	pid_t pid;
+
+	if (!group)
+		SKIP(return, "no memory controller");
+	if (variant->backing != EXT4)
+		SKIP(return, "needs no swap there");
+	for (turn = 0; turn < 11; turn++) {
+		/* In a process with no TLB entries that could hide its use. */
+		pid = spawn();
+		if (!pid) {
+			ASSERT_EQ(0, cg_enter(group));
+			if (!turn)
+				fill(self->map, SIZE, 1);
+			for (i = 0; i < half; i++)
+				load(self->map + i * PAGE);
+			_exit(0);
+		}
+		ASSERT_EQ(0, reap(pid));
+		if (!turn) {
+			ASSERT_EQ(0, fsync(self->fd));
+			continue;
+		}
+		write_file(cg_file(group, "memory.reclaim"), "256K");
+		hot += half - resident(self->map, SIZE / 2);
+		cold = half - resident(self->map + SIZE / 2, SIZE / 2);
+	}
+	/* Without that it would be the older half, which is in use. */
+	EXPECT_LE(half / 4, cold);
+	EXPECT_GT(cold, hot);
+	cg_remove(group);
+}
+
 /* Nor can a limit be got by through a region of somebody else. */
 TEST_F_TIMEOUT(once, limit_holds_in_a_strangers_region, SECONDS)
 {
@@ -3529,7 +3776,8 @@ TEST_F_TIMEOUT(region, oom_reaper_spares_the_tables, SECONDS)
 {
 	const char *group = cg_new("victim");
 	int ro = reopen(self->fd, O_RDONLY);
-	int r, pidfd, kind;
+	int r, pidfd, kind, kills = 0, released = 0;
+	struct sched_param param = {};
 	pid_t pid;
 	char *reader, *p;
 	size_t i;
@@ -3548,6 +3796,7 @@ TEST_F_TIMEOUT(region, oom_reaper_spares_the_tables, SECONDS)
 	madvise(p, SIZE, MADV_RANDOM);
 	EXPECT_LE(4, faults_to_read(p, 2 * UNIT));
 
+	pin(0);
 	for (r = 0; r < scale(4, 200); r++) {
 		kind = r % 2;
 		store(&self->ctl->ready, 0);
@@ -3556,15 +3805,18 @@ TEST_F_TIMEOUT(region, oom_reaper_spares_the_tables, SECONDS)
 			reader = map_pt(ro, PROT_READ, SIZE, 0);
 			ASSERT_EQ(0UL, differs(reader, 2 * UNIT, 3));
 			ASSERT_EQ(0UL, differs(self->map, 2 * UNIT, 3));
-			if (kind) {
-				store(&self->ctl->ready, 1);
-				pause();
-			}
-			cg_enter(group);
+			if (!kind)
+				cg_enter(group);
 			p = mmap(NULL, 64 << 20, RW,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-			for (i = 0; i < 64 << 20; i += PAGE)
+			for (i = 0; i < (kind ? 16 << 20 : 64 << 20); i += PAGE)
 				store(p + i, 1);
+			if (!kind)
+				_exit(0);
+			/* Dies when nobody else wants this CPU. */
+			sched_setscheduler(0, SCHED_IDLE, &param);
+			store(&self->ctl->ready, 1);
+			pause();
 			_exit(0);
 		}
 		if (kind) {
@@ -3572,8 +3824,10 @@ TEST_F_TIMEOUT(region, oom_reaper_spares_the_tables, SECONDS)
 			ASSERT_TRUE(wait_for(&self->ctl->ready, 1));
 			pidfd = syscall(SYS_pidfd_open, pid, 0);
 			kill(pid, SIGKILL);
-			syscall(__NR_process_mrelease, pidfd, 0);
+			released += !syscall(__NR_process_mrelease, pidfd, 0);
 			close(pidfd);
+		} else {
+			kills++;
 		}
 		EXPECT_EQ(-SIGKILL, reap(pid));
 		EXPECT_GE(3, faults_to_read(self->map, 2 * UNIT));
@@ -3581,10 +3835,13 @@ TEST_F_TIMEOUT(region, oom_reaper_spares_the_tables, SECONDS)
 		EXPECT_EQ(0UL, differs(self->map, 2 * UNIT, 3));
 		EXPECT_EQ(0UL, differs(reader, 2 * UNIT, 3));
 	}
+	/* Control: some were reaped, and some killed for want of memory. */
+	EXPECT_LE(1, released);
+	EXPECT_LE(kills, cg_number(group, "memory.events", "oom_kill "));
 	cg_remove(group);
 }
 
-static long oom_score(void)
+static long badness(void)
 {
 	char text[32] = "";
 	int fd = open("/proc/self/oom_score", O_RDONLY);
@@ -3604,34 +3861,40 @@ TEST_F_TIMEOUT(region, oom_score_counts_a_region_once, SECONDS)
 
 	ASSERT_EQ(0, munmap(self->map, SIZE));
 	ASSERT_EQ(0, ftruncate(self->fd, units * UNIT));
-	before = oom_score();
+	before = badness();
 	plain = map_plain(self->fd, RW, units * UNIT, 0);
 	ASSERT_NE(MAP_FAILED, plain);
 	for (i = 0; i < units * UNIT; i += PAGE)
 		store(plain + i, 1);
 	/* Control: it is seen in the score of an ordinary mapping. */
-	whole = oom_score();
+	whole = badness();
 	EXPECT_LT(before + 2, whole);
 	ASSERT_EQ(0, munmap(plain, units * UNIT));
-	EXPECT_LE(oom_score(), before + 1);
+	EXPECT_LE(badness(), before + 1);
 
 	p = map_pt(self->fd, RW, units * UNIT, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	for (i = 0; i < UNIT; i += PAGE)
 		store(p + i, 1);
-	little = oom_score();
+	little = badness();
 	EXPECT_GE(before + (whole - before) / 4, little);
 	/* Each piece could have all of it, but not all of them together. */
 	for (i = 1; i < units; i += 2)
 		ASSERT_EQ(0, munmap(p + i * UNIT, UNIT));
-	EXPECT_GE(little + 1, oom_score());
+	EXPECT_GE(little + 1, badness());
+	/* Nor if another region comes after each of them. */
+	for (i = 1; i < units; i += 2)
+		ASSERT_EQ(p + i * UNIT,
+			  mmap(p + i * UNIT, UNIT, PROT_READ, PT | MAP_FIXED,
+			       self->fd, i * UNIT));
+	EXPECT_GE(little + 1, badness());
 
 	p = map_pt(self->fd, RW, units * UNIT, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	for (i = 0; i < units * UNIT; i += PAGE)
 		store(p + i, 1);
-	EXPECT_LE(whole - 1, oom_score());
-	EXPECT_GE(whole + 2, oom_score());
+	EXPECT_LE(whole - 1, badness());
+	EXPECT_GE(whole + 2, badness());
 }
 
 /* ---- main --------------------------------------------------------------- */
