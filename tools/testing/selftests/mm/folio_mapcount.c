@@ -150,7 +150,7 @@ static void drain_lru(void)
 }
 
 /* Reclaim from this process alone, until the page at @p is not mapped. */
-static bool reclaim(char *p, const char *group)
+static bool reclaim_from(char *p, const char *group)
 {
 	char path[128];
 	int i;
@@ -748,8 +748,8 @@ TEST_F_TIMEOUT(folio, swap_of_a_child, SECONDS)
 			_exit(2);
 		_exit(wrong(self->p, self->nr) != 0);
 	}
-	EXPECT_TRUE(reclaim(self->p, self->group));
-	EXPECT_TRUE(reclaim(self->p + self->size - PAGE, self->group));
+	EXPECT_TRUE(reclaim_from(self->p, self->group));
+	EXPECT_TRUE(reclaim_from(self->p + self->size - PAGE, self->group));
 	/* Half of it is in the swap cache when it gets written to. */
 	EXPECT_EQ(0, wrong(self->p, self->nr / 2));
 	drain_lru();
