@@ -958,6 +958,7 @@ TEST_F_TIMEOUT(region, read_only_opener_cannot_write, SECONDS)
 		gift = (struct iovec){ reader + at, PAGE };
 		EXPECT_ERRNO(EFAULT, vmsplice(pipes[0], &gift, 1, 0));
 		/* The disk would write into the page, which is there. */
+		writer[at] = 3;
 		if (disk >= 0) {
 			EXPECT_ERRNO(EFAULT, pread(disk, reader + at, PAGE, 0));
 			EXPECT_EQ(3, writer[at]);
