@@ -159,7 +159,9 @@ static void host_is_never_alone(struct kunit *test)
 	EXPECT_SLOT(0, MM_ID_DUMMY, 0);
 	EXPECT_SLOT(1, MM_ID_DUMMY, 0);
 	KUNIT_EXPECT_TRUE(test, folio_maybe_mapped_shared(folio));
+	folio_ref_add(folio, 2);
 	KUNIT_EXPECT_FALSE(test, folio_used_by_only(folio, HOST));
+	folio_ref_sub(folio, 2);
 	folio_add_mappings(folio, 3, A);
 	EXPECT_SLOT(0, A, 3);
 	folio_add_mappings(folio, 1, HOST);
