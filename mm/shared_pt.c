@@ -635,6 +635,9 @@ void shared_pt_unlink(struct mmu_gather *tlb, struct vm_area_struct *vma,
 	struct mm_struct *mm = vma->vm_mm;
 	unsigned long address, next, links = 0;
 
+	/* A link that belongs to two VMAs would be left to free_pgtables(). */
+	VM_WARN_ON_ONCE(!IS_ALIGNED(vma->vm_start | vma->vm_end, PMD_SIZE));
+
 	end = ALIGN_DOWN(end, PMD_SIZE);
 	for (address = ALIGN(start, PMD_SIZE); address < end; address = next) {
 		pmd_t *pmd = shared_pt_find_pmd(mm, address, end, &next);

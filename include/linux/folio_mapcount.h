@@ -16,9 +16,9 @@
  * what ->private of a tail page has to be when the folio is split or freed. All
  * counts are stored minus one, so that "none" is the same as in ->_mapcount.
  *
- * The shared bit is clear if one of the slots accounts for all mappings, or if
- * the only mm that has any lost its slot to their number. It is set in most
- * other cases, and always if two mms have mappings, or MM_ID_UNTRACKED has.
+ * The shared bit is clear if one of the slots accounts for all mappings; it may be
+ * if an mm that was alone all the time lost its slot to the number of mappings.
+ * It is set in most other cases, always if two mms or MM_ID_UNTRACKED have any.
  *
  * What decides is here, and compiles in userland too: see
  * tools/testing/folio_mapcount.
@@ -203,13 +203,13 @@ static __always_inline bool folio_mappings_maybe_shared(const struct folio *foli
 
 /**
  * folio_used_by_only - do all uses of a large folio come from one mm's mappings?
- * @folio: The folio, not of hugetlb.
+ * @folio: The folio, anonymous, not of hugetlb, not mapped by a PMD.
  * @id: The number of the mm.
  *
- * A mapping is counted after its reference is taken, and its reference dropped
- * after it is no longer counted.  So if there are as many references as mappings,
- * while no mapping can come or go, nobody else holds one, and anybody who comes
- * to hold one later has it from this mm.
+ * A mapping is counted after its reference is taken, as is not so for files, and
+ * its reference dropped after it is no longer counted.  So with as many references
+ * as mappings, while no mapping can come or go, nobody else holds one, and whoever
+ * comes to hold one later has it from this mm.
  *
  * Context: Caller holds a page table lock of the mm, under which @folio is
  *          mapped.  Takes the bit lock of @folio.

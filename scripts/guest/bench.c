@@ -605,6 +605,27 @@ static void proc_mmap(int unused)
 	emit("mmap_touch_munmap_64k", (double)s.min / SMALL_LOOPS, "instr");
 }
 
+/* plain.mmap is one call; this one says what a call costs for certain. */
+static void proc_mmap_file(int unused)
+{
+	int i, r, fd = make_file(SMALL_LEN);
+	char *addr = find_hole(SMALL_LEN);
+	struct series s = { 0 };
+	long t0;
+
+	(void)unused;
+	/* When RCU frees the VMAs differs; the least is what it costs. */
+	for (r = 0; r <= 4 * repeats; r++) {
+		t0 = now();
+		for (i = 0; i < SMALL_LOOPS; i++) {
+			map_at(addr, fd, SMALL_LEN, MAP_SHARED);
+			munmap(addr, SMALL_LEN);
+		}
+		add(&s, now() - t0);
+	}
+	emit("mmap_munmap_file", (double)s.min / SMALL_LOOPS, "instr");
+}
+
 static void proc_anon(int unused)
 {
 	struct series fault = { 0 }, unmap = { 0 };
@@ -697,6 +718,8 @@ static const struct bench cases[] = {
 	  "fork, exit, wait with 64 MiB of touched memory" },
 	{ "proc.mmap", "proc", proc_mmap, 0,
 	  "mmap, touch, munmap of 64 KiB" },
+	{ "proc.mmap_file", "proc", proc_mmap_file, 0,
+	  "mmap and munmap of a file that is not touched" },
 	{ "proc.anon", "proc", proc_anon, 0,
 	  "anonymous faults, munmap of 16 MiB" },
 	{ "proc.file", "proc", proc_file, 0,

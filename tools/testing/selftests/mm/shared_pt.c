@@ -352,6 +352,19 @@ static bool vm_flag(void *p, const char *flag)
 	return found;
 }
 
+/* How many mappings are there? */
+static int nr_mappings(void)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	int c, n = 0;
+
+	while (f && (c = fgetc(f)) != EOF)
+		n += c == '\n';
+	if (f)
+		fclose(f);
+	return n;
+}
+
 /* The kB after @key in smaps of the mapping at @p. */
 static long smaps_kb(void *p, const char *key)
 {
@@ -388,6 +401,11 @@ static __u64 page_state(void *p)
 static bool present(void *p)
 {
 	return page_state(p) >> 63 & 1;
+}
+
+static bool soft_dirty(void *p)
+{
+	return page_state(p) >> 55 & 1;
 }
 
 static bool exclusive(void *p)
@@ -3290,6 +3308,99 @@ static int bind_to(void *p, size_t len, int node, int flags)
 	unsigned long mask = 1UL << node;
 
 	return syscall(SYS_mbind, p, len, MPOL_BIND, &mask, 64, flags);
+}
+
+static int name_it(void *p, size_t len, const char *name)
+{
+	return prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, p, len, name);
+}
+
+/*
+ * The mappings that a call for a part of one leaves behind end at multiples of 2 MiB,
+ * also where the part could join a neighbour that is like it. Or else a link would
+ * belong to neither, and outlive them both.
+ */
+TEST_F_TIMEOUT(region, parts_join_in_units_only, SECONDS)
+{
+	char *p = self->map, *second = p + UNIT, *third = p + 2 * UNIT;
+	char *last = p + UNIT - PAGE;
+	pid_t pid;
+	int i, n;
+
+	for (i = 0; i < 4; i++)
+		p[i * UNIT] = 1 + i;
+	pid = spawn();
+	if (!pid) {
+		n = nr_mappings();
+		/* The start of the range would do, its end would not. */
+		EXPECT_ERRNO(EINVAL, madvise(second, UNIT + PAGE, MADV_DONTDUMP));
+		EXPECT_EQ(n, nr_mappings());
+
+		ASSERT_EQ(0, madvise(second, UNIT, MADV_DONTDUMP));
+		EXPECT_ERRNO(EINVAL, madvise(third, PAGE, MADV_DONTDUMP));
+		EXPECT_ERRNO(EINVAL, madvise(last, PAGE, MADV_DONTDUMP));
+		EXPECT_ERRNO(EINVAL, madvise(second, PAGE, MADV_DODUMP));
+		EXPECT_ERRNO(EINVAL, madvise(third - PAGE, PAGE, MADV_DODUMP));
+		EXPECT_FALSE(vm_flag(third, "dd"));
+		EXPECT_FALSE(vm_flag(last, "dd"));
+		EXPECT_TRUE(vm_flag(second, "dd"));
+		EXPECT_TRUE(vm_flag(third - PAGE, "dd"));
+		EXPECT_EQ(n + 2, nr_mappings());
+		ASSERT_EQ(0, madvise(second, UNIT, MADV_DODUMP));
+		EXPECT_EQ(n, nr_mappings());
+
+		if (!bind_to(second, UNIT, 0, 0) && nr_mappings() == n + 2) {
+			EXPECT_ERRNO(EINVAL, bind_to(third, PAGE, 0, 0));
+			EXPECT_ERRNO(EINVAL, bind_to(last, PAGE, 0, 0));
+			EXPECT_EQ(n + 2, nr_mappings());
+		}
+		if (!name_it(second, UNIT, "part")) {
+			EXPECT_ERRNO(EINVAL, name_it(third, PAGE, "part"));
+			EXPECT_ERRNO(EINVAL, name_it(last, PAGE, "part"));
+		}
+
+		ASSERT_EQ(0, madvise(second, UNIT, MADV_DONTFORK));
+		EXPECT_ERRNO(EINVAL, madvise(third, PAGE, MADV_DONTFORK));
+		EXPECT_ERRNO(EINVAL, madvise(last, PAGE, MADV_DONTFORK));
+		EXPECT_ERRNO(EINVAL, munmap(p, UNIT + PAGE));
+		EXPECT_EQ(0, munmap(p, UNIT));
+		EXPECT_EQ(0, munmap(second, UNIT));
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+	/* The tables are all there. */
+	for (i = 0; i < 4; i++) {
+		EXPECT_EQ(1 + i, try_read(p + i * UNIT).value);
+		EXPECT_OK(try_write(p + i * UNIT + PAGE, i));
+	}
+}
+
+/*
+ * The bits are everybody's, so nobody resets them. Who looks for what has been
+ * written since then has to find too much, not too little.
+ */
+TEST_F_TIMEOUT(region, always_soft_dirty, SECONDS)
+{
+	char *p = self->map, *plain;
+
+	/* Read first: a page that is mapped writable without having been written. */
+	EXPECT_EQ(0, try_read(p).value);
+	if (!soft_dirty(p))
+		SKIP(return, "needs CONFIG_MEM_SOFT_DIRTY");
+	EXPECT_EQ(0, write_file("/proc/self/clear_refs", "4"));
+	EXPECT_TRUE(soft_dirty(p));
+	p[0] = 1;
+	p[PAGE] = 1;
+	EXPECT_TRUE(soft_dirty(p));
+	EXPECT_TRUE(soft_dirty(p + PAGE));
+
+	/* Control: an ordinary mapping. */
+	plain = map_plain(self->fd, RW, SIZE, 0);
+	plain[0] = 1;
+	EXPECT_EQ(0, write_file("/proc/self/clear_refs", "4"));
+	EXPECT_FALSE(soft_dirty(plain));
+	plain[0] = 2;
+	EXPECT_TRUE(soft_dirty(plain));
 }
 
 /* A page of a region is never one's own, whoever else uses it or not. */
