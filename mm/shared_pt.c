@@ -125,6 +125,8 @@ int shared_pt_refuse(enum shared_pt_refusal reason)
 static void shared_pt_region_free(struct shared_pt_region *region)
 {
 	trace_shared_pt_region_free(region->mm, region->mapping, region->class);
+	/* No guest has a link any more: nothing is to be flushed. */
+	clear_bit(MMF_SHARED_PT_HOST, &region->mm->flags);
 	/* Tables, pages and the file of the host VMA go here. */
 	mmput(region->mm);
 	kfree(region);
@@ -389,7 +391,8 @@ static unsigned long shared_pt_host_address(struct vm_area_struct *vma,
 
 /*
  * The PMD entry that maps @address, or NULL if a table above it is missing.
- * *@next is the address up to @end where to go on.
+ * *@next is the address up to @end where to go on: never beyond the level above,
+ * since a level that is folded knows no end of its own.
  */
 static pmd_t *shared_pt_find_pmd(struct mm_struct *mm, unsigned long address,
 				 unsigned long end, unsigned long *next)
@@ -402,14 +405,14 @@ static pmd_t *shared_pt_find_pmd(struct mm_struct *mm, unsigned long address,
 	if (!pgd_present(READ_ONCE(*pgd)))
 		return NULL;
 	p4d = p4d_offset(pgd, address);
-	*next = p4d_addr_end(address, end);
+	*next = p4d_addr_end(address, *next);
 	if (!p4d_present(READ_ONCE(*p4d)))
 		return NULL;
 	pud = pud_offset(p4d, address);
-	*next = pud_addr_end(address, end);
+	*next = pud_addr_end(address, *next);
 	if (!pud_present(READ_ONCE(*pud)))
 		return NULL;
-	*next = pmd_addr_end(address, end);
+	*next = pmd_addr_end(address, *next);
 	return pmd_offset(pud, address);
 }
 
@@ -452,6 +455,10 @@ static vm_fault_t shared_pt_link(struct vm_area_struct *vma,
 	pmd_t hentry;
 	spinlock_t *ptl;
 
+	/* The host keeps its tables: nobody is to leave any where no file is. */
+	if ((haddr & PAGE_MASK) >= i_size_read(vma->vm_shared_pt->mapping->host))
+		return VM_FAULT_SIGBUS;
+
 	hpmd = shared_pt_alloc_pmd(host, haddr);
 	if (!hpmd)
 		return VM_FAULT_OOM;
@@ -486,8 +493,21 @@ static vm_fault_t shared_pt_link(struct vm_area_struct *vma,
 }
 
 /*
+ * Others may have the host locked for as long as their I/O takes, or a frozen file
+ * system.  False if a fatal signal came first.
+ */
+static bool shared_pt_mmap_lock_host(struct mm_struct *host, unsigned int flags)
+{
+	if (flags & FAULT_FLAG_KILLABLE)
+		return !mmap_read_lock_killable(host);
+	mmap_read_lock(host);
+	return true;
+}
+
+/*
  * Lock the host for a fault that has no lock of the guest to lose: with the VMA
- * lock if nobody is changing the protection, or else with the mmap_lock.
+ * lock if nobody is changing the protection, or else with the mmap_lock.  NULL if
+ * a fatal signal came first.
  */
 static struct vm_area_struct *shared_pt_lock_host(struct mm_struct *host,
 						  unsigned long haddr,
@@ -500,7 +520,8 @@ static struct vm_area_struct *shared_pt_lock_host(struct mm_struct *host,
 		return hvma;
 	}
 	*flags &= ~FAULT_FLAG_VMA_LOCK;
-	mmap_read_lock(host);
+	if (!shared_pt_mmap_lock_host(host, *flags))
+		return NULL;
 	/* The host maps the whole file; mprotect() only splits and merges. */
 	return vma_lookup(host, haddr);
 }
@@ -545,16 +566,18 @@ static vm_fault_t shared_pt_fault_unlocked(struct vm_area_struct *vma,
 {
 	struct shared_pt_region *region = vma->vm_shared_pt;
 	struct vm_area_struct *hvma;
+	vm_fault_t ret = VM_FAULT_RETRY;
 	unsigned int hflags = flags;
-	vm_fault_t ret;
 
 	refcount_inc(&region->refs);
 	shared_pt_unlock(vma, flags);
 
 	hvma = shared_pt_lock_host(region->mm, haddr, &hflags);
-	ret = shared_pt_host_fault_permitted(hvma, haddr, hflags);
-	if (!(ret & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)))
-		shared_pt_unlock(hvma, hflags);
+	if (hvma) {
+		ret = shared_pt_host_fault_permitted(hvma, haddr, hflags);
+		if (!(ret & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)))
+			shared_pt_unlock(hvma, hflags);
+	}
 	shared_pt_region_put(region);
 
 	if (ret & (VM_FAULT_RETRY | VM_FAULT_ERROR))
@@ -595,13 +618,14 @@ vm_fault_t shared_pt_fault(struct vm_area_struct *vma, unsigned long address,
 	 * Here the lock of the guest is its mmap_lock, and is kept.  With
 	 * FAULT_FLAG_RETRY_NOWAIT or without FAULT_FLAG_ALLOW_RETRY the core
 	 * does not drop the lock of the host either; a second try drops it
-	 * only if a fatal signal ends the wait for a folio.
+	 * only if a fatal signal ends the wait for a folio, or for the host.
 	 */
 	if (flags & FAULT_FLAG_RETRY_NOWAIT) {
 		if (!mmap_read_trylock(host))
 			return VM_FAULT_RETRY;
-	} else {
-		mmap_read_lock(host);
+	} else if (!shared_pt_mmap_lock_host(host, flags)) {
+		mmap_read_unlock(vma->vm_mm);
+		return VM_FAULT_RETRY;
 	}
 	ret = shared_pt_host_fault_permitted(vma_lookup(host, haddr), haddr,
 					     flags);
@@ -675,6 +699,35 @@ static bool shared_pt_sealed_shrink(struct file *file)
 	return seals > 0 && seals & F_SEAL_SHRINK;
 }
 
+/* Change the protection of a part of a host, whose mmap_lock is held for writing. */
+static int shared_pt_host_mprotect(struct mm_struct *host, unsigned long hstart,
+				   unsigned long hend, vm_flags_t access)
+{
+	VMA_ITERATOR(vmi, host, hstart);
+	struct vm_area_struct *hvma, *prev;
+	struct mmu_gather tlb;
+	int ret = 0;
+
+	hvma = vma_find(&vmi, hend);
+	prev = vma_prev(&vmi);
+	if (hstart > hvma->vm_start)
+		prev = hvma;
+
+	tlb_gather_mmu(&tlb, host);
+	for_each_vma_range(vmi, hvma, hend) {
+		vm_flags_t flags = (hvma->vm_flags & ~VM_ACCESS_FLAGS) | access;
+		unsigned long next = min(hvma->vm_end, hend);
+
+		ret = mprotect_fixup(&vmi, &tlb, hvma, &prev, hstart, next,
+				     flags);
+		if (ret)
+			break;
+		hstart = vma_iter_end(&vmi);
+	}
+	tlb_finish_mmu(&tlb);
+	return ret;
+}
+
 /**
  * shared_pt_mprotect - change the protection of part of a region
  * @vma: The guest VMA through which it is done.
@@ -708,10 +761,7 @@ int shared_pt_mprotect(struct vm_area_struct *vma, unsigned long start,
 	unsigned long hend = hstart + (end - start);
 	vm_flags_t access = newflags & VM_ACCESS_FLAGS;
 	vm_flags_t ceiling = vma->vm_flags & VM_ACCESS_FLAGS;
-	VMA_ITERATOR(vmi, host, hstart);
-	struct vm_area_struct *hvma, *prev;
-	struct mmu_gather tlb;
-	int ret = 0;
+	int ret;
 
 	if (access & ~ceiling)
 		return shared_pt_refuse(SHARED_PT_CEILING);
@@ -723,28 +773,10 @@ int shared_pt_mprotect(struct vm_area_struct *vma, unsigned long start,
 		return -EINTR;
 
 	if (access != ceiling && !(access & VM_READ) &&
-	    shared_pt_sealed_shrink(vma->vm_file)) {
-		mmap_write_unlock(host);
-		return shared_pt_refuse(SHARED_PT_SEALED);
-	}
-
-	hvma = vma_find(&vmi, hend);
-	prev = vma_prev(&vmi);
-	if (hstart > hvma->vm_start)
-		prev = hvma;
-
-	tlb_gather_mmu(&tlb, host);
-	for_each_vma_range(vmi, hvma, hend) {
-		vm_flags_t flags = (hvma->vm_flags & ~VM_ACCESS_FLAGS) | access;
-		unsigned long next = min(hvma->vm_end, hend);
-
-		ret = mprotect_fixup(&vmi, &tlb, hvma, &prev, hstart, next,
-				     flags);
-		if (ret)
-			break;
-		hstart = vma_iter_end(&vmi);
-	}
-	tlb_finish_mmu(&tlb);
+	    shared_pt_sealed_shrink(vma->vm_file))
+		ret = shared_pt_refuse(SHARED_PT_SEALED);
+	else
+		ret = shared_pt_host_mprotect(host, hstart, hend, access);
 	mmap_write_unlock(host);
 	return ret;
 }
@@ -871,7 +903,9 @@ static unsigned long shared_pt_use_pages(const struct shared_pt_use *use)
  * How much of a region lies behind a guest is not known, only how much there
  * is altogether, and how much there may be.  A region counts once, wherever its
  * guests are; who uses more than 16 regions in turn may have some counted again,
- * but never more than fits into all guests.
+ * but never more than fits into all guests.  Of a process with very many VMAs only
+ * the upper ones are looked at, since the OOM killer does this for all processes
+ * and holds back everybody else.
  *
  * The VMAs are looked at under RCU only, since the OOM killer cannot wait for
  * an mmap_lock.  A region outlives its guest VMAs by a grace period.
@@ -882,15 +916,15 @@ static unsigned long shared_pt_use_pages(const struct shared_pt_use *use)
  */
 unsigned long __shared_pt_oom_pages(struct mm_struct *mm)
 {
-	MA_STATE(mas, &mm->mm_mt, 0, 0);
-	unsigned int i, used = 0, oldest = 0;
+	MA_STATE(mas, &mm->mm_mt, ULONG_MAX, ULONG_MAX);
+	unsigned int i, used = 0, oldest = 0, left = 1024;
 	struct shared_pt_region *region;
 	struct shared_pt_use uses[16];
 	struct vm_area_struct *vma;
 	unsigned long pages = 0;
 
 	rcu_read_lock();
-	mas_for_each(&mas, vma, ULONG_MAX) {
+	while (left-- && (vma = mas_find_rev(&mas, 0))) {
 		region = READ_ONCE(vma->vm_shared_pt);
 		if (!region)
 			continue;
@@ -956,9 +990,8 @@ int shared_pt_mmap_prepare(struct file *file, unsigned long addr,
 		return shared_pt_refuse(SHARED_PT_EXEC_ONLY);
 	if (flags & MAP_LOCKED)
 		return shared_pt_refuse(SHARED_PT_MLOCK);
-	/* MAP_SYNC is for DAX, and MAP_SHARED ignores it. */
-	if (!shared_pt_file_ok(file) ||
-	    (type == MAP_SHARED_VALIDATE && flags & MAP_SYNC))
+	/* MAP_SYNC is for DAX. */
+	if (!shared_pt_file_ok(file) || flags & MAP_SYNC)
 		return shared_pt_refuse(SHARED_PT_FILE);
 	if (len > SHARED_PT_HOST_END ||
 	    pgoff > (SHARED_PT_HOST_END - len) >> PAGE_SHIFT)
@@ -966,6 +999,38 @@ int shared_pt_mmap_prepare(struct file *file, unsigned long addr,
 	if (mm_has_notifiers(current->mm))
 		return shared_pt_refuse(SHARED_PT_NOTIFIER);
 	return 0;
+}
+
+/* Is there no guest, or will soon be none? */
+static bool shared_pt_deserted(struct shared_pt_region *region)
+{
+	bool ret;
+
+	i_mmap_lock_read(region->mapping);
+	ret = RB_EMPTY_ROOT(&region->guests.rb_root);
+	i_mmap_unlock_read(region->mapping);
+	return ret;
+}
+
+/*
+ * A region is found until a grace period after its last guest was unmapped.  Who
+ * joins it then is to find what he would find a moment later: one that is new, and
+ * not the protection that somebody left who is gone.
+ */
+static int shared_pt_renew(struct shared_pt_region *region)
+{
+	int ret = 0;
+
+	if (!shared_pt_deserted(region))
+		return 0;
+	if (mmap_write_lock_killable(region->mm))
+		return -EINTR;
+	/* A guest that comes after this has still to take the lock for mprotect(). */
+	if (shared_pt_deserted(region))
+		ret = shared_pt_host_mprotect(region->mm, 0, SHARED_PT_HOST_END,
+					      region->class & VM_ACCESS_FLAGS);
+	mmap_write_unlock(region->mm);
+	return ret;
 }
 
 /**
@@ -982,20 +1047,23 @@ int shared_pt_mmap_prepare(struct file *file, unsigned long addr,
  *
  * Context: As mmap_region(); caller holds its own mmap_lock for writing.
  * Return: The address, or a negative errno, that of shared_pt_region_get() or
- *         of mmap_region().
+ *         of mmap_region(), or -EINTR if a fatal signal is pending.
  */
 unsigned long shared_pt_mmap_region(struct file *file, unsigned long addr,
 				    unsigned long len, vm_flags_t vm_flags,
 				    unsigned long pgoff, struct list_head *uf)
 {
 	struct shared_pt_region *region;
+	unsigned long ret;
 
 	region = shared_pt_region_get(file, vm_flags, pgoff, len);
 	if (IS_ERR(region))
 		return PTR_ERR(region);
-	addr = mmap_region(file, addr, len, vm_flags, pgoff, uf);
+	ret = shared_pt_renew(region);
+	if (!ret)
+		ret = mmap_region(file, addr, len, vm_flags, pgoff, uf);
 	shared_pt_region_put(region);
-	return addr;
+	return ret;
 }
 
 /**

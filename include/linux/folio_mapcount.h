@@ -183,14 +183,14 @@ static __always_inline int folio_sub_mappings(struct folio *folio, int nr,
 		folio->_mm_id_mapcount[1] = -1;
 		ids &= ~FOLIO_MM_IDS_SLOT1;
 	}
-	/* A slot with more than there are has been charged to the wrong mm. */
-	VM_WARN_ON_ONCE(folio->_mm_id_mapcount[0] > total ||
-			folio->_mm_id_mapcount[1] > total);
 	/* Who is left may be alone now. */
 	if (folio->_mm_id_mapcount[0] == total ||
 	    folio->_mm_id_mapcount[1] == total)
 		ids &= ~FOLIO_MM_IDS_SHARED;
 unlock:
+	/* A slot with more than there are has been charged to the wrong mm. */
+	VM_WARN_ON_ONCE(folio->_mm_id_mapcount[0] > total ||
+			folio->_mm_id_mapcount[1] > total);
 	folio_unlock_large_mapcount(folio, ids);
 	return total + 1;
 }
@@ -209,7 +209,8 @@ static __always_inline bool folio_mappings_maybe_shared(const struct folio *foli
  * A mapping is counted after its reference is taken, as is not so for files, and
  * its reference dropped after it is no longer counted.  So with as many references
  * as mappings, while no mapping can come or go, nobody else holds one, and whoever
- * comes to hold one later has it from this mm.
+ * comes to hold one later has it from this mm.  The lock orders what a former mapper
+ * did to its page table, and flushed, before it let go of the mapping, before this.
  *
  * Context: Caller holds a page table lock of the mm, under which @folio is
  *          mapped.  Takes the bit lock of @folio.

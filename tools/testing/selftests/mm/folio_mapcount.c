@@ -21,6 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <linux/kernel-page-flags.h>
+#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -426,7 +427,9 @@ FIXTURE_SETUP(folio)
 	ASSERT_NE(MAP_FAILED, self->ctl);
 	self->size = variant->size;
 	self->nr = self->size / PAGE;
-	tracked = is_tracked(self->size, &known);
+	/* Somebody may look at a page just then. */
+	for (i = 0, tracked = false; i < 5 && !tracked; i++)
+		tracked = is_tracked(self->size, &known);
 	self->p = new_folio(self->size);
 	if (!self->p || !known)
 		SKIP(return, "no folio of this size");
@@ -524,6 +527,56 @@ TEST_F_TIMEOUT(folio, reused_by_the_child, SECONDS)
 	ASSERT_EQ(0, munmap(self->p, self->size));
 	store(&self->ctl->go, 1);
 	EXPECT_EQ(0, reap(pid));
+}
+
+static int move_page(int uffd, char *dst, char *src)
+{
+	struct uffdio_move move = {
+		.dst = (unsigned long)dst,
+		.src = (unsigned long)src,
+		.len = PAGE,
+	};
+	int ret;
+
+	do {
+		ret = ioctl(uffd, UFFDIO_MOVE, &move);
+	} while (ret && errno == EAGAIN);
+	return ret;
+}
+
+/* A page that is reused is exclusive, and its folio not as a whole. */
+TEST_F_TIMEOUT(folio, what_is_reused_can_be_moved, SECONDS)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	unsigned long k = self->nr - 1;
+	char *dst, *p = self->p;
+	pid_t pid;
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		SKIP(return, "no UFFDIO_MOVE");
+	dst = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, dst);
+	reg.range.start = (unsigned long)dst;
+	reg.range.len = PAGE;
+	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
+
+	pid = spawn();
+	if (!pid)
+		_exit(0);
+	ASSERT_EQ(0, reap(pid));
+	/* The first is, the last is not: a refusal, that splits nothing. */
+	p[0] = 0;
+	EXPECT_EQ(-1, move_page(fd, dst, p + k * PAGE));
+	EXPECT_EQ(EBUSY, errno);
+	EXPECT_TRUE(is_folio(p, self->size));
+	p[k * PAGE] = k;
+	EXPECT_EQ(0, move_page(fd, dst, p + k * PAGE));
+	EXPECT_EQ((char)k, dst[0]);
+	EXPECT_EQ(0, wrong(p, k));
+	close(fd);
 }
 
 /* A page that somebody else has a reference to is not ours alone. */

@@ -27,12 +27,14 @@
 #include <time.h>
 #include <unistd.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/io_uring.h>
 #include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -56,6 +58,9 @@
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ	22
 #define MADV_POPULATE_WRITE	23
+#endif
+#ifndef MAP_SYNC
+#define MAP_SYNC		0x80000
 #endif
 #ifndef MFD_HUGETLB
 #define MFD_HUGETLB		0x0004U
@@ -1588,6 +1593,28 @@ TEST_F_TIMEOUT(region, unmap_part, SECONDS)
 	EXPECT_EQ(1, try_read(other).value);
 }
 
+/*
+ * A mapping of which only the upper part was touched, and is below another entry of
+ * the uppermost table, the one before being empty.
+ */
+TEST_F_TIMEOUT(region, unmap_beyond_an_empty_entry, SECONDS)
+{
+	const unsigned long top = 1UL << 39;
+	unsigned long at;
+	char *p = MAP_FAILED;
+	long links;
+
+	for (at = 20 * top; p == MAP_FAILED && at < 120 * top; at += 10 * top)
+		p = mmap((void *)(at - UNIT), 2 * UNIT, RW, MAP_SHARED |
+			 MAP_SHARED_PT | MAP_FIXED_NOREPLACE, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	p[UNIT] = 1;
+	links = number_in("/proc/vmstat", "shared_pt_unlink ");
+	ASSERT_EQ(0, munmap(p, 2 * UNIT));
+	EXPECT_EQ(links + 1, number_in("/proc/vmstat", "shared_pt_unlink "));
+	EXPECT_EQ(1, try_read(self->map + UNIT).value);
+}
+
 /* fork() inherits the mapping, to any depth, and copies nothing. */
 TEST_F_TIMEOUT(region, fork_inherits, SECONDS)
 {
@@ -1848,6 +1875,25 @@ TEST_F_TIMEOUT(region, madvise_remove, SECONDS)
 	EXPECT_EQ(4, try_read(other + PAGE).value);
 }
 
+/* A hole is made in a file that somebody may watch, whoever has it open. */
+TEST_F_TIMEOUT(region, holes_are_notified, SECONDS)
+{
+	char path[64], events[4096];
+	int fd = inotify_init1(IN_NONBLOCK);
+
+	if (fd < 0 && errno == ENOSYS)
+		SKIP(return, "no inotify");
+	ASSERT_LE(0, fd);
+	self->map[PAGE] = 1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", self->fd);
+	ASSERT_LE(0, inotify_add_watch(fd, path, IN_MODIFY));
+	ASSERT_EQ(0, madvise(self->map + PAGE, PAGE, MADV_REMOVE));
+	EXPECT_LT(0, read(fd, events, sizeof(events)));
+	EXPECT_EQ(-1, read(fd, events, sizeof(events)));
+	EXPECT_EQ(EAGAIN, errno);
+	close(fd);
+}
+
 /* ---- truncation --------------------------------------------------------- */
 
 /* The file is the truth: its end and its holes are there for all at once. */
@@ -1906,6 +1952,23 @@ TEST_F_TIMEOUT(region, truncate_and_punch, SECONDS)
 	EXPECT_EQ(0, try_read(p + PAGE).value);
 	EXPECT_OK(try_write(p + 2 * PAGE - 1, 1));
 	EXPECT_SIGBUS(try_read(p + 2 * PAGE), p + 2 * PAGE);
+}
+
+/* What is not there takes no tables, which would be left to the others. */
+TEST_F_TIMEOUT(region, no_tables_beyond_the_file, SECONDS)
+{
+	const int nr = 1024;
+	char *p = map_pt(self->fd, RW, SIZE + nr * UNIT, 0);
+	long before;
+	int i;
+
+	ASSERT_NE(MAP_FAILED, p);
+	self->map[0] = 1;
+	EXPECT_EQ(1, try_read(p).value);
+	before = number_in("/proc/meminfo", "PageTables:");
+	for (i = 0; i < nr; i++)
+		EXPECT_SIGBUS(try_read(p + SIZE + i * UNIT), p + SIZE + i * UNIT);
+	EXPECT_GT(nr, number_in("/proc/meminfo", "PageTables:") - before);
 }
 
 /* Nobody gets stuck or sees a page that is no longer of the file. */
@@ -2073,6 +2136,8 @@ TEST_F_TIMEOUT(once, refused_mmap_leaves_what_was_there, SECONDS)
 		{ RW, PT, ro, 0, UNIT, EACCES },
 		{ PROT_EXEC, PT, rw, 0, UNIT, EINVAL },
 		{ RW, PT | MAP_LOCKED, rw, 0, UNIT, EINVAL },
+		{ RW, PT | MAP_SYNC, rw, 0, UNIT, EOPNOTSUPP },
+		{ RW, MAP_SHARED | MAP_SHARED_PT | MAP_SYNC, rw, 0, UNIT, EOPNOTSUPP },
 		{ RW, MAP_PRIVATE | MAP_SHARED_PT, rw, 0, UNIT, EINVAL },
 		{ RW, PT, -1, 0, UNIT, EBADF },
 	};
@@ -2497,6 +2562,24 @@ TEST_F_TIMEOUT(once, file_is_freed_with_the_last_mapping, SECONDS)
 			return;
 	}
 	EXPECT_EQ(free, (long)st.f_bfree);
+}
+
+/* Who comes after the last one does not find what he left. */
+TEST_F_TIMEOUT(once, protection_ends_with_the_last_mapping, SECONDS)
+{
+	char *p;
+	int i;
+
+	ASSERT_EQ(0, munmap(self->map, SIZE));
+	for (i = 0; i < 20; i++) {
+		p = map_pt(self->fd, RW, SIZE, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_OK(try_write(p, i));
+		EXPECT_OK(try_write(p + 2 * UNIT, i));
+		EXPECT_EQ(0, mprotect(p + UNIT, 2 * UNIT,
+				      i & 1 ? PROT_READ : PROT_NONE));
+		ASSERT_EQ(0, munmap(p, SIZE));
+	}
 }
 
 /* The region of others must not keep the locks of who came first. */
@@ -3071,6 +3154,71 @@ TEST_F_TIMEOUT(region, sigkill_during_faults, SECONDS)
 		EXPECT_EQ(0, mprotect(self->map, SIZE, RW));
 		ASSERT_EQ(0, punch(self->fd, 0, SIZE));
 	}
+}
+
+/*
+ * A fault that waits for the file system, and a change of the protection that waits
+ * for the fault: others wait for both, but not against a signal that is to kill them.
+ */
+TEST_F_TIMEOUT(once, killed_while_the_host_is_locked, SECONDS)
+{
+	struct control *ctl = self->ctl;
+	pid_t writer, changer, reader;
+	int dir, fd, i, status;
+	char *p;
+
+	if (!ext4_dir())
+		SKIP(return, "no ext4 on $SHARED_PT_EXT4 or /mnt/ext4");
+	fd = unlinked_file(ext4_dir());
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, SIZE));
+	p = map_pt(fd, RW, SIZE, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	p[0] = 1;
+	dir = open(ext4_dir(), O_RDONLY);
+	if (ioctl(dir, FIFREEZE, 0))
+		SKIP(return, "cannot freeze: %s", strerror(errno));
+
+	writer = spawn();
+	if (!writer) {
+		add(&ctl->ready, 1);
+		p[0] = 2;
+		store(&ctl->value[0], 1);
+		_exit(0);
+	}
+	EXPECT_TRUE(wait_for(&ctl->ready, 1));
+	sleep_ms(200);
+	changer = spawn();
+	if (!changer) {
+		add(&ctl->ready, 1);
+		mprotect(p + UNIT, UNIT, PROT_READ);
+		store(&ctl->value[1], 1);
+		_exit(0);
+	}
+	EXPECT_TRUE(wait_for(&ctl->ready, 2));
+	sleep_ms(200);
+	reader = spawn();
+	if (!reader) {
+		add(&ctl->ready, 1);
+		try_read(p + 2 * UNIT);
+		store(&ctl->value[2], 1);
+		_exit(0);
+	}
+	EXPECT_TRUE(wait_for(&ctl->ready, 3));
+	sleep_ms(200);
+	/* Control: all of them do wait. */
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(0, load(&ctl->value[i]));
+	kill(reader, SIGKILL);
+	for (i = 0; i < 100 && !waitpid(reader, &status, WNOHANG); i++)
+		sleep_ms(50);
+	EXPECT_GT(100, i);
+	EXPECT_EQ(0, ioctl(dir, FITHAW, 0));
+	if (i == 100)
+		reap(reader);
+	EXPECT_EQ(0, reap(writer));
+	EXPECT_EQ(0, reap(changer));
+	EXPECT_EQ(2, try_read(p).value);
 }
 
 /* ---- dirty pages -------------------------------------------------------- */
