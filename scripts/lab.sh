@@ -121,8 +121,9 @@ qemu_args()
 	append="panic=-1 oops=panic loglevel=6 page_poison=1 unknown_nmi_panic"
 	append+=" watchdog_thresh=60 workqueue.watchdog_thresh=120"
 	append+=" transparent_hugepage=madvise lpj=10000000"
-	# to ask ACPI about interrupts takes KASAN more than a minute
-	append+=" pci=noacpi"
+	# on a busy host the timer may seem not to work; to ask ACPI about interrupts
+	# takes KASAN more than a minute
+	append+=" no_timer_check pci=noacpi"
 	QEMU=(qemu-system-x86_64 -nographic -nodefaults -no-reboot -m "${MEM:-$(memory "$1")}"
 		-kernel "$(bzimage "$1")" -initrd "$RUN/initrd"
 		-drive "file=$RUN/data.img,if=virtio,format=raw,cache=unsafe"

@@ -551,9 +551,10 @@ TEST_F_TIMEOUT(folio, what_is_reused_can_be_moved, SECONDS)
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
 	unsigned long k = self->nr - 1;
-	char *dst, *p = self->p;
+	char *dst, *p = self->p, *q = new_folio(self->size);
 	pid_t pid;
 
+	ASSERT_NE(NULL, q);
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
 		SKIP(return, "no UFFDIO_MOVE");
 	dst = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
@@ -568,10 +569,11 @@ TEST_F_TIMEOUT(folio, what_is_reused_can_be_moved, SECONDS)
 		_exit(0);
 	ASSERT_EQ(0, reap(pid));
 	/* The first is, the last is not: a refusal, that splits nothing. */
-	p[0] = 0;
-	EXPECT_EQ(-1, move_page(fd, dst, p + k * PAGE));
+	q[0] = 0;
+	EXPECT_EQ(-1, move_page(fd, dst, q + k * PAGE));
 	EXPECT_EQ(EBUSY, errno);
-	EXPECT_TRUE(is_folio(p, self->size));
+	EXPECT_TRUE(is_folio(q, self->size));
+	/* The last is, the first is not. */
 	p[k * PAGE] = k;
 	EXPECT_EQ(0, move_page(fd, dst, p + k * PAGE));
 	EXPECT_EQ((char)k, dst[0]);
