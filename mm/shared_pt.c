@@ -56,6 +56,7 @@
 #include <linux/shared_pt.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/task_work.h>
 
 #include <asm/pgalloc.h>
 #include <asm/tlb.h>
@@ -89,15 +90,12 @@ static const int shared_pt_errors[NR_SHARED_PT_REFUSALS] = {
 
 /* Walked under RCU: how long its chains are is for users to say. */
 static DEFINE_HASHTABLE(shared_pt_regions, 8);
-/*
- * To put into and take out of a chain, no more.  Taken in RCU callbacks, where
- * the last reference may be dropped.
- */
+/* To put into and take out of a chain, no more. */
 static DEFINE_SPINLOCK(shared_pt_regions_lock);
 /* Who holds it is the only one to add a region. */
 static DEFINE_MUTEX(shared_pt_regions_mutex);
 
-/* Where regions die, which frees memory and so must not have to wait for any. */
+/* Where regions are freed, which must not have to wait for memory. */
 static struct workqueue_struct *shared_pt_wq;
 
 /*
@@ -122,20 +120,37 @@ int shared_pt_refuse(enum shared_pt_refusal reason)
 	return error;
 }
 
-static void shared_pt_region_free(struct shared_pt_region *region)
+static void shared_pt_region_free(struct work_struct *work)
+{
+	struct shared_pt_region *region = container_of(to_rcu_work(work),
+						       struct shared_pt_region,
+						       free);
+
+	mmdrop(region->mm);
+	kfree(region);
+}
+
+static void shared_pt_region_end(struct shared_pt_region *region)
 {
 	trace_shared_pt_region_free(region->mm, region->mapping, region->class);
 	/* No guest has a link any more: nothing is to be flushed. */
 	clear_bit(MMF_SHARED_PT_HOST, &region->mm->flags);
 	/* Tables, pages and the file of the host VMA go here. */
 	mmput(region->mm);
-	kfree(region);
+	/* Hash chains, and VMAs by the OOM killer, are walked under RCU. */
+	queue_rcu_work(shared_pt_wq, &region->free);
 }
 
-static void shared_pt_region_death(struct work_struct *work)
+static void shared_pt_region_end_task(struct callback_head *head)
 {
-	shared_pt_region_free(container_of(to_rcu_work(work),
-					   struct shared_pt_region, death));
+	shared_pt_region_end(container_of(head, struct shared_pt_region,
+					  end.task_work));
+}
+
+static void shared_pt_region_end_work(struct work_struct *work)
+{
+	shared_pt_region_end(container_of(work, struct shared_pt_region,
+					  end.work));
 }
 
 /*
@@ -184,8 +199,8 @@ static int shared_pt_host_mmap(struct shared_pt_region *region,
 	} else {
 		/*
 		 * The guests are counted in mapping->i_mmap_writable, and the
-		 * host must not be: it outlives them for a moment, and
-		 * F_SEAL_WRITE would fail.  Nothing else that a host meets
+		 * host must not be: a fault may keep it after they have gone,
+		 * and F_SEAL_WRITE would fail.  Nothing else that a host meets
 		 * looks at VM_MAYWRITE.
 		 */
 		vm_flags_clear(vma, VM_MAYWRITE);
@@ -234,7 +249,9 @@ shared_pt_region_alloc(struct file *file, vm_flags_t class, pgoff_t pgoff,
 	region->class = class;
 	region->guests = RB_ROOT_CACHED;
 	refcount_set(&region->refs, 1);
-	INIT_RCU_WORK(&region->death, shared_pt_region_death);
+	INIT_RCU_WORK(&region->free, shared_pt_region_free);
+	/* Its counters may be looked at after its end. */
+	mmgrab(region->mm);
 
 	ret = shared_pt_host_mmap(region, file, pgoff, len);
 	if (ret)
@@ -244,6 +261,7 @@ shared_pt_region_alloc(struct file *file, vm_flags_t class, pgoff_t pgoff,
 
 out_mmput:
 	mmput(region->mm);
+	mmdrop(region->mm);
 out_free:
 	kfree(region);
 	return ERR_PTR(ret);
@@ -298,17 +316,17 @@ struct shared_pt_region *shared_pt_region_get(struct file *file,
 	mutex_lock(&shared_pt_regions_mutex);
 	region = shared_pt_region_find(mapping, class);
 	if (!region) {
-		spin_lock_irq(&shared_pt_regions_lock);
+		spin_lock(&shared_pt_regions_lock);
 		hash_add_rcu(shared_pt_regions, &new->node,
 			     (unsigned long)mapping);
-		spin_unlock_irq(&shared_pt_regions_lock);
+		spin_unlock(&shared_pt_regions_lock);
 	}
 	mutex_unlock(&shared_pt_regions_mutex);
 	if (!region)
 		return new;
 
 	/* Somebody was faster.  Nobody has seen the new one. */
-	shared_pt_region_free(new);
+	shared_pt_region_end(new);
 	return region;
 }
 
@@ -316,23 +334,32 @@ struct shared_pt_region *shared_pt_region_get(struct file *file,
  * shared_pt_region_put - release a region
  * @region: The region.
  *
- * The caller has unlinked what it linked, and flushed it.  The grace period is
- * for those who still walk a table without a lock, such as GUP-fast, where TLB
- * flushes do without IPIs; and for those who walk the list of regions.
+ * The caller has unlinked what it linked, and flushed it.  So nobody but GUP-fast
+ * may still walk the tables, and they are freed as those of any mm: where flushes do
+ * without the IPI that waits for it, by RCU.
  *
- * Context: Any; may be called from an RCU callback.
+ * What the last one releases is gone when its system call returns, or its exit is
+ * seen, as with any mapping; but it holds locks now that exit_mmap() of the host
+ * should not be called with.
+ *
+ * Context: Process context; mmap_lock may be held.
  */
 void shared_pt_region_put(struct shared_pt_region *region)
 {
-	unsigned long flags;
-
 	if (!refcount_dec_and_test(&region->refs))
 		return;
 
-	spin_lock_irqsave(&shared_pt_regions_lock, flags);
+	spin_lock(&shared_pt_regions_lock);
 	hash_del_rcu(&region->node);
-	spin_unlock_irqrestore(&shared_pt_regions_lock, flags);
-	queue_rcu_work(shared_pt_wq, &region->death);
+	spin_unlock(&shared_pt_regions_lock);
+
+	if (!(current->flags & PF_KTHREAD)) {
+		init_task_work(&region->end.task_work, shared_pt_region_end_task);
+		if (!task_work_add(current, &region->end.task_work, TWA_RESUME))
+			return;
+	}
+	INIT_WORK(&region->end.work, shared_pt_region_end_work);
+	queue_work(shared_pt_wq, &region->end.work);
 }
 
 static int __init shared_pt_init(void)
@@ -365,6 +392,18 @@ void shared_pt_vma_attach(struct vm_area_struct *vma)
 void __shared_pt_vma_dup(struct vm_area_struct *vma)
 {
 	refcount_inc(&vma->vm_shared_pt->refs);
+}
+
+void __shared_pt_vma_free(struct vm_area_struct *vma)
+{
+	struct shared_pt_region *region = vma->vm_shared_pt;
+
+	/* Not attached yet, or here a second time, by RCU */
+	if (!region)
+		return;
+	/* The OOM killer may look. */
+	WRITE_ONCE(vma->vm_shared_pt, NULL);
+	shared_pt_region_put(region);
 }
 
 /**
@@ -493,20 +532,9 @@ static vm_fault_t shared_pt_link(struct vm_area_struct *vma,
 }
 
 /*
- * Others may have the host locked for as long as their I/O takes, or a frozen file
- * system.  False if a fatal signal came first.
- */
-static bool shared_pt_mmap_lock_host(struct mm_struct *host, unsigned int flags)
-{
-	if (flags & FAULT_FLAG_KILLABLE)
-		return !mmap_read_lock_killable(host);
-	mmap_read_lock(host);
-	return true;
-}
-
-/*
  * Lock the host for a fault that has no lock of the guest to lose: with the VMA
- * lock if nobody is changing the protection, or else with the mmap_lock.  NULL if
+ * lock if nobody is changing the protection, or else with the mmap_lock.  Others
+ * may have that for as long as their I/O takes, or a file system is frozen: NULL if
  * a fatal signal came first.
  */
 static struct vm_area_struct *shared_pt_lock_host(struct mm_struct *host,
@@ -520,7 +548,7 @@ static struct vm_area_struct *shared_pt_lock_host(struct mm_struct *host,
 		return hvma;
 	}
 	*flags &= ~FAULT_FLAG_VMA_LOCK;
-	if (!shared_pt_mmap_lock_host(host, *flags))
+	if (mmap_read_lock_killable(host))
 		return NULL;
 	/* The host maps the whole file; mprotect() only splits and merges. */
 	return vma_lookup(host, haddr);
@@ -623,7 +651,10 @@ vm_fault_t shared_pt_fault(struct vm_area_struct *vma, unsigned long address,
 	if (flags & FAULT_FLAG_RETRY_NOWAIT) {
 		if (!mmap_read_trylock(host))
 			return VM_FAULT_RETRY;
-	} else if (!shared_pt_mmap_lock_host(host, flags)) {
+	} else if (mmap_read_lock_killable(host)) {
+		/* A caller that does not expect it is to fail, and keeps its lock. */
+		if (!(flags & FAULT_FLAG_KILLABLE))
+			return VM_FAULT_SIGBUS;
 		mmap_read_unlock(vma->vm_mm);
 		return VM_FAULT_RETRY;
 	}
@@ -699,6 +730,31 @@ static bool shared_pt_sealed_shrink(struct file *file)
 	return seals > 0 && seals & F_SEAL_SHRINK;
 }
 
+/*
+ * Lock the VMAs of a part of a host, and those beside it, with which they may be
+ * merged.  A fault may hold one for as long as its I/O takes, as with the mmap_lock.
+ */
+static int shared_pt_host_start_write(struct mm_struct *host,
+				      unsigned long hstart, unsigned long hend)
+{
+#ifdef CONFIG_PER_VMA_LOCK
+	VMA_ITERATOR(vmi, host, hstart ? hstart - 1 : 0);
+	struct vm_area_struct *hvma;
+	unsigned int seq;
+
+	for_each_vma_range(vmi, hvma, hend + 1) {
+		/* vma_start_write() */
+		if (__is_vma_write_locked(hvma, &seq))
+			continue;
+		if (down_write_killable(&hvma->vm_lock->lock))
+			return -EINTR;
+		WRITE_ONCE(hvma->vm_lock_seq, seq);
+		up_write(&hvma->vm_lock->lock);
+	}
+#endif
+	return 0;
+}
+
 /* Change the protection of a part of a host, whose mmap_lock is held for writing. */
 static int shared_pt_host_mprotect(struct mm_struct *host, unsigned long hstart,
 				   unsigned long hend, vm_flags_t access)
@@ -706,7 +762,11 @@ static int shared_pt_host_mprotect(struct mm_struct *host, unsigned long hstart,
 	VMA_ITERATOR(vmi, host, hstart);
 	struct vm_area_struct *hvma, *prev;
 	struct mmu_gather tlb;
-	int ret = 0;
+	int ret;
+
+	ret = shared_pt_host_start_write(host, hstart, hend);
+	if (ret)
+		return ret;
 
 	hvma = vma_find(&vmi, hend);
 	prev = vma_prev(&vmi);
@@ -726,6 +786,20 @@ static int shared_pt_host_mprotect(struct mm_struct *host, unsigned long hstart,
 	}
 	tlb_finish_mmu(&tlb);
 	return ret;
+}
+
+/* PR_SET_MDWE: nothing becomes executable that is not, whatever could be asked for. */
+static bool shared_pt_mdwe_denies(struct mm_struct *host, unsigned long hstart,
+				  unsigned long hend, vm_flags_t access)
+{
+	VMA_ITERATOR(vmi, host, hstart);
+	struct vm_area_struct *hvma;
+
+	for_each_vma_range(vmi, hvma, hend) {
+		if (map_deny_write_exec(hvma->vm_flags, access))
+			return true;
+	}
+	return false;
 }
 
 /**
@@ -749,7 +823,8 @@ static int shared_pt_host_mprotect(struct mm_struct *host, unsigned long hstart,
  *
  * Context: Caller holds the guest's mmap_lock for writing.  Takes the host's.
  * Return: 0; -EACCES if @newflags exceed what the class asked for at mmap(),
- *         or the class is a read-only one; -EPERM if a seal forbids it;
+ *         the class is a read-only one, or PR_SET_MDWE forbids it; -EPERM if a
+ *         seal does;
  *         -ENOMEM if the host VMA cannot be split; -EINTR if a fatal signal
  *         is pending.
  */
@@ -775,6 +850,8 @@ int shared_pt_mprotect(struct vm_area_struct *vma, unsigned long start,
 	if (access != ceiling && !(access & VM_READ) &&
 	    shared_pt_sealed_shrink(vma->vm_file))
 		ret = shared_pt_refuse(SHARED_PT_SEALED);
+	else if (shared_pt_mdwe_denies(host, hstart, hend, access))
+		ret = shared_pt_refuse(SHARED_PT_CEILING);
 	else
 		ret = shared_pt_host_mprotect(host, hstart, hend, access);
 	mmap_write_unlock(host);
@@ -908,7 +985,7 @@ static unsigned long shared_pt_use_pages(const struct shared_pt_use *use)
  * and holds back everybody else.
  *
  * The VMAs are looked at under RCU only, since the OOM killer cannot wait for
- * an mmap_lock.  A region outlives its guest VMAs by a grace period.
+ * an mmap_lock.  A region is freed a grace period after the last of them.
  *
  * Context: Any; @mm must not be on its way out (task_lock() of a user of it).
  * Return: Resident pages and page tables of the regions, in pages, as far as
@@ -925,7 +1002,7 @@ unsigned long __shared_pt_oom_pages(struct mm_struct *mm)
 
 	rcu_read_lock();
 	while (left-- && (vma = mas_find_rev(&mas, 0))) {
-		region = READ_ONCE(vma->vm_shared_pt);
+		region = vma_is_shared_pt(vma) ? READ_ONCE(vma->vm_shared_pt) : NULL;
 		if (!region)
 			continue;
 		for (i = 0; i < used; i++)
@@ -1013,9 +1090,9 @@ static bool shared_pt_deserted(struct shared_pt_region *region)
 }
 
 /*
- * A region is found until a grace period after its last guest was unmapped.  Who
- * joins it then is to find what he would find a moment later: one that is new, and
- * not the protection that somebody left who is gone.
+ * A region is found as long as a fault goes on that began before its last guest was
+ * unmapped.  Who joins it then is to find what he would find a moment later: one that
+ * is new, and not the protection that somebody left who is gone.
  */
 static int shared_pt_renew(struct shared_pt_region *region)
 {

@@ -249,7 +249,7 @@ ksft_sync()
 		tools/testing/selftests/kselftest.h tools/testing/selftests/kselftest_harness.h \
 		tools/testing/selftests/x86/check_cc.sh tools/testing/selftests/x86/trivial_32bit_program.c \
 		tools/testing/selftests/x86/trivial_64bit_program.c tools/testing/selftests/x86/trivial_program.c \
-		tools/include mm/gup_test.h include/vdso/time64.h "$KSFT/src")
+		tools/include mm/gup_test.h lib/test_hmm_uapi.h include/vdso/time64.h "$KSFT/src")
 	kernel_env
 	kmake -s -C "$LINUX" O="$KSFT/headers" headers
 }
@@ -306,7 +306,7 @@ guest_env()
 {
 	case $1 in
 	base|perf-off) ;;
-	*) echo 'export FOLIO_MAPCOUNT_REQUIRED=1' ;;
+	*) echo 'export FOLIO_MAPCOUNT_REQUIRED=1 COW_PTE_REQUIRED=1' ;;
 	esac
 }
 

@@ -195,6 +195,70 @@ unlock:
 	return total + 1;
 }
 
+#ifdef CONFIG_COW_PTE
+/**
+ * folio_uncharge_mappings - let mappings of a large folio be nobody's
+ * @folio: The folio, not of hugetlb.
+ * @nr: How many.
+ * @id: The number of the mm whose they were.
+ *
+ * Context: Any but interrupts; takes the bit lock of @folio.
+ */
+static inline void folio_uncharge_mappings(struct folio *folio, int nr, mm_id_t id)
+{
+	unsigned long ids = folio_lock_large_mapcount(folio);
+
+	if (folio_mm_id(ids, 0) == id) {
+		folio->_mm_id_mapcount[0] -= nr;
+		if (folio->_mm_id_mapcount[0] < 0) {
+			folio->_mm_id_mapcount[0] = -1;
+			ids &= ~FOLIO_MM_IDS_SLOT0;
+		}
+	} else if (folio_mm_id(ids, 1) == id) {
+		folio->_mm_id_mapcount[1] -= nr;
+		if (folio->_mm_id_mapcount[1] < 0) {
+			folio->_mm_id_mapcount[1] = -1;
+			ids &= ~FOLIO_MM_IDS_SLOT1;
+		}
+	}
+	folio_unlock_large_mapcount(folio, ids | FOLIO_MM_IDS_SHARED);
+}
+
+/**
+ * folio_charge_mappings - let mappings of a large folio that were nobody's be an mm's
+ * @folio: The folio, not of hugetlb.
+ * @nr: How many.
+ * @id: The number of the mm.
+ *
+ * Context: Any but interrupts; takes the bit lock of @folio.
+ */
+static inline void folio_charge_mappings(struct folio *folio, int nr, mm_id_t id)
+{
+	unsigned long ids = folio_lock_large_mapcount(folio);
+	int total = atomic_read(&folio->_large_mapcount);
+
+	if (folio_mm_id(ids, 0) == id &&
+	    folio->_mm_id_mapcount[0] + nr <= MM_ID_MAPCOUNT_MAX) {
+		folio->_mm_id_mapcount[0] += nr;
+	} else if (folio_mm_id(ids, 1) == id &&
+		   folio->_mm_id_mapcount[1] + nr <= MM_ID_MAPCOUNT_MAX) {
+		folio->_mm_id_mapcount[1] += nr;
+	} else if (folio_mm_id(ids, 0) != id && folio_mm_id(ids, 1) != id) {
+		if (!(ids & FOLIO_MM_IDS_SLOT0)) {
+			folio->_mm_id_mapcount[0] = nr - 1;
+			ids |= id;
+		} else if (!(ids & FOLIO_MM_IDS_SLOT1)) {
+			folio->_mm_id_mapcount[1] = nr - 1;
+			ids |= (unsigned long)id << FOLIO_MM_IDS_SLOT_SHIFT;
+		}
+	}
+	if (folio->_mm_id_mapcount[0] == total ||
+	    folio->_mm_id_mapcount[1] == total)
+		ids &= ~FOLIO_MM_IDS_SHARED;
+	folio_unlock_large_mapcount(folio, ids);
+}
+#endif /* CONFIG_COW_PTE */
+
 /* May more than one mm map this large folio? Stale as soon as it is known. */
 static __always_inline bool folio_mappings_maybe_shared(const struct folio *folio)
 {
@@ -206,11 +270,15 @@ static __always_inline bool folio_mappings_maybe_shared(const struct folio *foli
  * @folio: The folio, anonymous, not of hugetlb, not mapped by a PMD.
  * @id: The number of the mm.
  *
- * A mapping is counted after its reference is taken, as is not so for files, and
- * its reference dropped after it is no longer counted.  So with as many references
- * as mappings, while no mapping can come or go, nobody else holds one, and whoever
- * comes to hold one later has it from this mm.  The lock orders what a former mapper
- * did to its page table, and flushed, before it let go of the mapping, before this.
+ * Each mapping comes with a reference, as is not so for files.  So with as many
+ * references as mappings, while no mapping can come or go, nobody else holds one,
+ * and whoever comes to hold one later has it from this mm.  A former mapper may have
+ * a page in a TLB after its mapping is no longer counted, but not after the last
+ * reference that came with it is gone: mmu_gather, and whoever batches flushes as
+ * reclaim and migration do, keeps one until it has flushed.
+ *
+ * While a PMD is split there are more mappings than references for a moment, but of
+ * the one mm that cannot get here meanwhile.
  *
  * Context: Caller holds a page table lock of the mm, under which @folio is
  *          mapped.  Takes the bit lock of @folio.
@@ -229,7 +297,7 @@ static __always_inline bool folio_used_by_only(struct folio *folio, mm_id_t id)
 		mine = folio->_mm_id_mapcount[1];
 	folio_unlock_large_mapcount(folio, ids);
 
-	VM_WARN_ON_ONCE(refs < total + 1);
+	VM_WARN_ON_ONCE(mine == total && refs < total + 1);
 	return mine == total && refs == total + 1;
 }
 

@@ -47,7 +47,10 @@ enum shared_pt_refusal {
  * @guests: The guest VMAs, by file offset.  They are here and not in
  *          @mapping->i_mmap, but under the same lock.
  * @refs: One for each guest VMA, and for each mmap() and fault under way.
- * @death: Frees the region when @refs has become zero.
+ * @end: Ends the region when @refs has become zero.
+ * @end.task_work: In the task that released the last one.
+ * @end.work: Where there is no such task.
+ * @free: Frees it later.
  */
 struct shared_pt_region {
 	struct hlist_node node;
@@ -56,7 +59,11 @@ struct shared_pt_region {
 	struct mm_struct *mm;
 	struct rb_root_cached guests;
 	refcount_t refs;
-	struct rcu_work death;
+	union {
+		struct callback_head task_work;
+		struct work_struct work;
+	} end;
+	struct rcu_work free;
 };
 
 int shared_pt_refuse(enum shared_pt_refusal reason);
@@ -84,6 +91,7 @@ struct shared_pt_region *shared_pt_region_get(struct file *file,
 void shared_pt_region_put(struct shared_pt_region *region);
 void shared_pt_vma_attach(struct vm_area_struct *vma);
 void __shared_pt_vma_dup(struct vm_area_struct *vma);
+void __shared_pt_vma_free(struct vm_area_struct *vma);
 void shared_pt_flush_tlb(void);
 
 vm_fault_t shared_pt_fault(struct vm_area_struct *vma, unsigned long address,
@@ -132,20 +140,20 @@ static inline bool mm_is_shared_pt_host(const struct mm_struct *mm)
  */
 static inline void shared_pt_vma_dup(struct vm_area_struct *vma)
 {
-	if (unlikely(vma->vm_shared_pt))
+	if (unlikely(vma_is_shared_pt(vma)))
 		__shared_pt_vma_dup(vma);
 }
 
 /**
- * shared_pt_vma_free - account for a VMA that is freed
+ * shared_pt_vma_free - account for a VMA that is freed, or will be by RCU
  * @vma: The VMA.  Nothing is done unless it is a guest.
  *
- * Context: Any; may be called from an RCU callback.
+ * Context: As shared_pt_region_put(), for a guest.
  */
 static inline void shared_pt_vma_free(struct vm_area_struct *vma)
 {
-	if (unlikely(vma->vm_shared_pt))
-		shared_pt_region_put(vma->vm_shared_pt);
+	if (unlikely(vma_is_shared_pt(vma)))
+		__shared_pt_vma_free(vma);
 }
 
 /**
@@ -321,7 +329,7 @@ static inline struct rb_root_cached *vma_i_mmap(struct vm_area_struct *vma,
 						struct address_space *mapping)
 {
 #ifdef CONFIG_SHARED_PT
-	if (unlikely(vma->vm_shared_pt))
+	if (unlikely(vma_is_shared_pt(vma)))
 		return &vma->vm_shared_pt->guests;
 #endif
 	return &mapping->i_mmap;

@@ -5,11 +5,16 @@
  * under icount, where a nanosecond is an instruction. Prints "<name> <value> <unit>"
  * lines.
  *
- * usage: bench-cow [-r REPEATS] [MiB...]
+ * usage: bench-cow [-r REPEATS] [CASE...]
+ *
+ * Cases: 1 64 256 1024 8192 (MiB of 4 KiB pages; 8192 only when asked for), thp
+ * (1 GiB of huge pages), children (16 that stay), server (a loop that forks for each
+ * request).
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -24,6 +29,8 @@
 
 #define PAGE	4096UL
 #define PMD	(2UL << 20)
+/* More is not copied whole, for which there would have to be memory. */
+#define MOST_TWICE	(1UL << 30)
 
 static size_t size;
 static int repeats = 3;
@@ -49,9 +56,21 @@ static void touch(char *p, size_t step)
 		*(volatile char *)p += 1;
 }
 
-static long status(const char *key)
+/* Each page once, in an order without neighbours: a generator of full period. */
+static void touch_random(char *p)
 {
-	FILE *f = fopen("/proc/self/status", "r");
+	size_t n = size / PAGE, page = 0, i;
+
+	for (i = 0; i < n; i++) {
+		page = (page * 1103515245 + 12345) & (n - 1);
+		*(volatile char *)(p + page * PAGE) += 1;
+	}
+}
+
+/* The number after @key in a file of /proc */
+static long number(const char *file, const char *key)
+{
+	FILE *f = fopen(file, "r");
 	char line[256];
 	long n = -1;
 
@@ -60,6 +79,22 @@ static long status(const char *key)
 			n = atol(line + strlen(key));
 	fclose(f);
 	return n;
+}
+
+/* With what each CPU has not yet reported. */
+static long page_tables(void)
+{
+	int fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
+
+	if (fd < 0 || write(fd, "1", 1) != 1)
+		die("stat_refresh");
+	close(fd);
+	return number("/proc/meminfo", "PageTables:");
+}
+
+static long status(const char *key)
+{
+	return number("/proc/self/status", key);
 }
 
 struct told {
@@ -103,8 +138,9 @@ static void bench(void)
 {
 	struct series first = { 0 }, again = { 0 }, leave = { 0 }, exec = { 0 };
 	struct series alive = { 0 }, gone = { 0 }, table = { 0 }, second = { 0 };
+	struct series scattered = { 0 };
 	struct told what = { 0 };
-	long t0, took, rss = 0;
+	long t0, took;
 	char *p = memory();
 	pid_t pid;
 	int r, st;
@@ -114,7 +150,6 @@ static void bench(void)
 		/* All was written to since the last fork. */
 		pid = child(&took, &what);
 		add(&first, took);
-		rss = status("VmRSS:");
 		add(&leave, dismiss(pid));
 		/* Nothing was. */
 		pid = child(&took, &what);
@@ -124,15 +159,6 @@ static void bench(void)
 		t0 = now();
 		touch(p, PAGE);
 		add(&gone, now() - t0);
-		/* It is there. */
-		pid = child(&took, &what);
-		t0 = now();
-		touch(p, PAGE);
-		add(&alive, now() - t0);
-		t0 = now();
-		touch(p, PAGE);
-		add(&second, now() - t0);
-		dismiss(pid);
 		/* One write in each 2 MiB. */
 		pid = child(&took, &what);
 		t0 = now();
@@ -148,47 +174,168 @@ static void bench(void)
 		if (waitpid(pid, &st, 0) != pid || st)
 			die("exec of /bin/true");
 		add(&exec, now() - t0);
+		if (size > MOST_TWICE)
+			continue;
+		/* The child is there. */
+		pid = child(&took, &what);
+		t0 = now();
+		touch(p, PAGE);
+		add(&alive, now() - t0);
+		t0 = now();
+		touch(p, PAGE);
+		add(&second, now() - t0);
+		dismiss(pid);
+		pid = child(&took, &what);
+		t0 = now();
+		touch_random(p);
+		add(&scattered, now() - t0);
+		dismiss(pid);
 	}
 	emit("fork_first", first.min, "instr");
 	emit("fork_again", again.min, "instr");
 	emit("exit", leave.min, "instr");
 	emit("fork_exec", exec.min, "instr");
 	emit("vmpte_child", what.vmpte, "kB");
-	emit("rss_difference", labs(what.rss - rss) > 128 ? what.rss - rss : 0, "kB");
+	emit("rss_child", what.rss, "kB");
 	emit("write_gone", gone.min, "instr");
-	emit("write_alive", alive.min, "instr");
-	emit("fork_and_write", first.min + alive.min, "instr");
-	emit("write_again", second.min, "instr");
 	emit("write_table", table.min, "instr");
+	if (alive.n) {
+		emit("write_alive", alive.min, "instr");
+		emit("fork_and_write", first.min + alive.min, "instr");
+		emit("write_again", second.min, "instr");
+		emit("write_random", scattered.min, "instr");
+	}
 	munmap(p, size);
+}
+
+/* Huge pages have no PTE tables to share: nothing may be lost. */
+static void thp(void)
+{
+	struct series first = { 0 }, leave = { 0 };
+	struct told what;
+	char *p, *q;
+	long took;
+	pid_t pid;
+	int r;
+
+	size = 1UL << 30;
+	p = memory();
+	madvise(p, size, MADV_HUGEPAGE);
+	/* No read first, which would map zeroes; and once, as a write splits what is shared. */
+	for (q = p; q < p + size; q += PMD)
+		*(volatile char *)q = 1;
+	emit("huge", number("/proc/meminfo", "AnonHugePages:"), "kB");
+	for (r = 0; r < repeats; r++) {
+		pid = child(&took, &what);
+		add(&first, took);
+		add(&leave, dismiss(pid));
+	}
+	emit("fork", first.min, "instr");
+	emit("exit", leave.min, "instr");
+	munmap(p, size);
+}
+
+/* Children that only are there, as the workers of a server before they work. */
+static void children(void)
+{
+	long before, sum = 0, took;
+	struct told what;
+	pid_t pids[16];
+	char *p;
+	int i;
+
+	/* What came before is freed by RCU. */
+	pause_ms(500);
+	before = page_tables();
+	size = 256UL << 20;
+	p = memory();
+	touch(p, PAGE);
+	for (i = 0; i < 16; i++) {
+		pids[i] = child(&took, &what);
+		sum += what.vmpte;
+	}
+	emit("vmpte_sum", sum, "kB");
+	emit("pagetables", page_tables() - before, "kB");
+	for (i = 0; i < 16; i++)
+		if (write(go[1], "", 1) != 1)
+			die("write");
+	for (i = 0; i < 16; i++)
+		waitpid(pids[i], NULL, 0);
+	munmap(p, size);
+	pause_ms(500);
+	emit("pagetables_left", page_tables() - before, "kB");
+}
+
+/* A server that forks for each request, as fuzzers do; the child uses little. */
+static void server(void)
+{
+	struct series turn = { 0 };
+	char *p;
+	int r, i, st;
+
+	size = 64UL << 20;
+	p = memory();
+	touch(p, PAGE);
+	for (r = 0; r < 20; r++) {
+		long t0 = now();
+		pid_t pid = fork();
+
+		if (!pid) {
+			for (i = 0; i < 16; i++)
+				*(volatile char *)(p + i * PAGE) += 1;
+			_exit(0);
+		}
+		if (waitpid(pid, &st, 0) != pid || st)
+			die("a child failed");
+		add(&turn, now() - t0);
+	}
+	emit("turn", turn.sum / turn.n, "instr");
+	munmap(p, size);
+}
+
+static bool wanted(int argc, char **argv, const char *name)
+{
+	int i;
+
+	for (i = optind; i < argc && strcmp(argv[i], name); i++)
+		;
+	return i < argc;
 }
 
 int main(int argc, char **argv)
 {
-	static const long sizes[] = { 1, 64, 256, 1024 };
+	static const char * const sizes[] = { "1", "64", "256", "1024", "8192" };
+	static const struct {
+		const char *name;
+		void (*run)(void);
+	} others[] = { { "thp", thp }, { "children", children }, { "server", server } };
 	static char name[32];
-	size_t s;
-	int opt, i;
+	size_t i;
+	int opt;
 
 	while ((opt = getopt(argc, argv, "r:")) != -1) {
 		if (opt == 'r')
 			repeats = atoi(optarg);
 		else
-			die("usage: %s [-r REPEATS] [MiB...]", argv[0]);
+			die("usage: %s [-r REPEATS] [CASE...]", argv[0]);
 	}
 	if (pipe(go) || pipe(told))
 		die("pipe");
 	printf("# bench-cow: anonymous memory of 4 KiB pages, best of %d, PR_SET_COW_PTE %s\n",
 	       repeats, prctl(PR_SET_COW_PTE, 1, 0, 0, 0) ? "unknown" : "on");
 	prefix = name;
-	for (s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
-		size = sizes[s] << 20;
-		for (i = optind; i < argc && atol(argv[i]) != sizes[s]; i++)
-			;
-		if (optind < argc && i == argc)
+	for (i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		size = strtoul(sizes[i], NULL, 10) << 20;
+		if (optind == argc ? size > MOST_TWICE : !wanted(argc, argv, sizes[i]))
 			continue;
-		snprintf(name, sizeof(name), "cow.%ldM", sizes[s]);
+		snprintf(name, sizeof(name), "cow.%sM", sizes[i]);
 		bench();
+	}
+	for (i = 0; i < sizeof(others) / sizeof(*others); i++) {
+		if (optind < argc && !wanted(argc, argv, others[i].name))
+			continue;
+		snprintf(name, sizeof(name), "cow.%s", others[i].name);
+		others[i].run();
 	}
 	return 0;
 }

@@ -540,6 +540,7 @@ static void churn_guest(int flags)
 #define FORK_LEN	(64UL << 20)
 #define SMALL_LEN	(64UL << 10)
 #define SMALL_LOOPS	1000
+#define HELD_VMAS	5000
 #define FAULT_LEN	(16UL << 20)
 #define FILE_LEN	(64UL << 20)
 #define AROUND		(64UL << 10)	/* a read fault of a file maps this */
@@ -605,16 +606,36 @@ static void proc_mmap(int unused)
 	emit("mmap_touch_munmap_64k", (double)s.min / SMALL_LOOPS, "instr");
 }
 
-/* plain.mmap is one call; this one says what a call costs for certain. */
+/*
+ * plain.mmap is one call; this one says what a call costs for certain. Another process
+ * holds many VMAs, so that no slab is left that had a few free objects: those would be used
+ * first, and how many there are differs from boot to boot, and so does the time.
+ */
 static void proc_mmap_file(int unused)
 {
+	char *held = map_anon(2 * HELD_VMAS * PAGE);
 	int i, r, fd = make_file(SMALL_LEN);
 	char *addr = find_hole(SMALL_LEN);
 	struct series s = { 0 };
+	int fds[2], status;
+	pid_t pid;
 	long t0;
+	char c;
 
 	(void)unused;
-	/* When RCU frees the VMAs differs; the least is what it costs. */
+	if (pipe2(fds, O_CLOEXEC))
+		die("pipe: %s", strerror(errno));
+	pid = fork();
+	if (!pid) {
+		for (i = 0; i < HELD_VMAS; i++)
+			if (mprotect(held + 2 * i * PAGE, PAGE, PROT_READ))
+				_exit(1);
+		_exit(read(fds[0], &c, 1) != 1);
+	}
+	if (pid < 0)
+		die("fork: %s", strerror(errno));
+	munmap(held, 2 * HELD_VMAS * PAGE);
+	pause_ms(500);
 	for (r = 0; r <= 4 * repeats; r++) {
 		t0 = now();
 		for (i = 0; i < SMALL_LOOPS; i++) {
@@ -624,6 +645,10 @@ static void proc_mmap_file(int unused)
 		add(&s, now() - t0);
 	}
 	emit("mmap_munmap_file", (double)s.min / SMALL_LOOPS, "instr");
+	if (write(fds[1], "", 1) != 1 || waitpid(pid, &status, 0) != pid || status)
+		die("who held VMAs ended with status %#x", status);
+	close(fds[0]);
+	close(fds[1]);
 }
 
 static void proc_anon(int unused)

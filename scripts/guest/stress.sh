@@ -57,6 +57,19 @@ copy()
 	fi
 }
 
+# gone CGROUP...: half a minute is enough for each to become empty
+gone()
+{
+	for g; do
+		i=0
+		while ! rmdir "$g" 2>/dev/null && [ -d "$g" ]; do
+			i=$((i + 1))
+			[ $i -lt 30 ] || return 1
+			sleep 1
+		done
+	done
+}
+
 tables() { cat /proc/sys/vm/stat_refresh; sed -n 's/^PageTables: *\([0-9]*\) kB/\1/p' /proc/meminfo; }
 
 stress()
@@ -92,19 +105,25 @@ stress()
 			for job in $(jobs -p); do
 				[ "$job" = "$disturber" ] || wait "$job"
 			done
-			killall -9 "$program" 2>/dev/null
-			rmdir /sys/fs/cgroup/"${program}"_* 2>/dev/null
+			# unlike killall it misses none that is being forked
+			for g in $cg /sys/fs/cgroup/"${program}"_*; do
+				echo 1 >"$g/cgroup.kill"
+			done
+			gone /sys/fs/cgroup/"${program}"_*
 		done
 	done 2>/dev/null
 	kill $disturber
 	echo 1..3
 	echo "ok 1 $round rounds"
-	i=0
-	while ! rmdir $cg 2>/dev/null && [ $i -lt 30 ]; do
-		i=$((i + 1))
-		sleep 1
-	done
-	[ ! -d $cg ] && echo "ok 2 no process is left" || echo "not ok 2 processes are left: $(cat $cg/cgroup.procs)"
+	if gone $cg; then
+		echo "ok 2 no process is left"
+	else
+		echo "not ok 2 processes are left: $(cat $cg/cgroup.procs)"
+		for p in $(cat $cg/cgroup.procs); do
+			grep -E '^(Name|State|Pid|PPid|Threads|SigPnd|ShdPnd)' /proc/$p/status
+			cat /proc/$p/stack
+		done | sed 's/^/# /'
+	fi
 	i=0
 	while [ "$(tables)" -gt $((before + 256)) ] && [ $i -lt 30 ]; do
 		i=$((i + 1))

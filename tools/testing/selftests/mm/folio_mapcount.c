@@ -23,6 +23,7 @@
 #include <linux/kernel-page-flags.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -1189,6 +1190,23 @@ TEST_F_TIMEOUT(folio, anon_huge_pages, SECONDS)
 	}
 }
 
+/* The number after @key in what follows the last @line in the kernel's log. */
+static long last_logged(const char *line, const char *key)
+{
+	static char log[1 << 16];
+	char *p = log, *found = NULL;
+	int n = klogctl(3 /* SYSLOG_ACTION_READ_ALL */, log, sizeof(log) - 1);
+
+	if (n < 0)
+		return -2;
+	log[n] = 0;
+	while ((p = strstr(p, line)))
+		found = p++;
+	if (found)
+		found = strstr(found, key);
+	return found ? atol(found + strlen(key)) : -2;
+}
+
 /* To dump a page, of which the slots are part, must not do any harm. */
 TEST_F_TIMEOUT(folio, dump_page, SECONDS)
 {
@@ -1208,6 +1226,9 @@ TEST_F_TIMEOUT(folio, dump_page, SECONDS)
 		_exit(ioctl(fd, DUMP_USER_PAGES_TEST, &gup) ? 1 : 0);
 	EXPECT_EQ(0, reap(pid));
 	EXPECT_EQ(0, ioctl(fd, DUMP_USER_PAGES_TEST, &gup));
+	/* The count of the page itself, unless it is said not to be known. */
+	EXPECT_EQ(last_logged("head: order:", "nr_pages_mapped:") == -1 ? -1 : 1,
+		  last_logged("page: refcount:", " mapcount:"));
 	close(fd);
 	EXPECT_EQ(self->nr, write_all(self->p, self->nr, self->pfns));
 }
