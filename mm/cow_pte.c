@@ -253,7 +253,7 @@ void cow_pte_dup_mm(struct mm_struct *mm, struct mm_struct *oldmm)
 static void leave_lazily(void *mm)
 {
 	if (current->active_mm == mm)
-		leave_mm();
+		switch_mm_irqs_off(NULL, &init_mm, NULL);
 }
 
 /**

@@ -353,7 +353,7 @@ void shared_pt_region_put(struct shared_pt_region *region)
 	hash_del_rcu(&region->node);
 	spin_unlock(&shared_pt_regions_lock);
 
-	if (!(current->flags & PF_KTHREAD)) {
+	if (!(current->flags & (PF_KTHREAD | PF_USER_WORKER))) {
 		init_task_work(&region->end.task_work, shared_pt_region_end_task);
 		if (!task_work_add(current, &region->end.task_work, TWA_RESUME))
 			return;
@@ -383,14 +383,17 @@ void shared_pt_vma_attach(struct vm_area_struct *vma)
 						  vma->vm_flags & SHARED_PT_CLASS);
 
 	/* ->mmap() has done to @vma what it did not do to the host VMA. */
-	if (WARN_ON_ONCE(!vma->vm_shared_pt))
+	if (WARN_ON_ONCE(!vma->vm_shared_pt)) {
 		vm_flags_clear(vma, VM_SHARED_PT);
-	else
-		set_bit(MMF_HAS_SHARED_PT, &vma->vm_mm->flags);
+		return;
+	}
+	atomic_inc(&vma->vm_shared_pt->nr_guests);
+	set_bit(MMF_HAS_SHARED_PT, &vma->vm_mm->flags);
 }
 
 void __shared_pt_vma_dup(struct vm_area_struct *vma)
 {
+	atomic_inc(&vma->vm_shared_pt->nr_guests);
 	refcount_inc(&vma->vm_shared_pt->refs);
 }
 
@@ -403,6 +406,7 @@ void __shared_pt_vma_free(struct vm_area_struct *vma)
 		return;
 	/* The OOM killer may look. */
 	WRITE_ONCE(vma->vm_shared_pt, NULL);
+	atomic_dec(&region->nr_guests);
 	shared_pt_region_put(region);
 }
 
@@ -945,18 +949,18 @@ struct vm_area_struct *shared_pt_find_guest(struct address_space *mapping,
 }
 
 /**
- * __shared_pt_sharers - estimate the number of guests of a region
+ * __shared_pt_sharers - count the guests of a region
  * @vma: One of them.
  *
  * Guests that do not cover the page in question count as well, and so does
  * each piece of a guest that was split.
  *
  * Context: Any.  The count may change at once.
- * Return: The number of references on the region, at least 1 for @vma.
+ * Return: The number of guests, at least 1 for @vma.
  */
 unsigned int __shared_pt_sharers(struct vm_area_struct *vma)
 {
-	return refcount_read(&vma->vm_shared_pt->refs);
+	return atomic_read(&vma->vm_shared_pt->nr_guests);
 }
 
 /* A region that a process uses, and how much of it its guests could hold. */
@@ -1089,6 +1093,18 @@ static bool shared_pt_deserted(struct shared_pt_region *region)
 	return ret;
 }
 
+/* Is a part of it protected other than was asked for? */
+static bool shared_pt_is_changed(struct shared_pt_region *region)
+{
+	VMA_ITERATOR(vmi, region->mm, 0);
+	struct vm_area_struct *hvma;
+
+	for_each_vma(vmi, hvma)
+		if ((hvma->vm_flags ^ region->class) & VM_ACCESS_FLAGS)
+			return true;
+	return false;
+}
+
 /*
  * A region is found as long as a fault goes on that began before its last guest was
  * unmapped.  Who joins it then is to find what he would find a moment later: one that
@@ -1098,12 +1114,12 @@ static int shared_pt_renew(struct shared_pt_region *region)
 {
 	int ret = 0;
 
-	if (!shared_pt_deserted(region))
+	if (!is_shared_maywrite(region->class) || !shared_pt_deserted(region))
 		return 0;
 	if (mmap_write_lock_killable(region->mm))
 		return -EINTR;
 	/* A guest that comes after this has still to take the lock for mprotect(). */
-	if (shared_pt_deserted(region))
+	if (shared_pt_deserted(region) && shared_pt_is_changed(region))
 		ret = shared_pt_host_mprotect(region->mm, 0, SHARED_PT_HOST_END,
 					      region->class & VM_ACCESS_FLAGS);
 	mmap_write_unlock(region->mm);

@@ -28,8 +28,18 @@ config_tree()
 	case $1 in
 	base) echo "$BUILD/base" ;;
 	perf|npm|perf-off|debug|npm-debug|kasan) echo "$LINUX" ;;
-	mutant) echo "$BUILD/mutant" ;;	# see scripts/mutants
+	mutant) echo "$BUILD/mutant/linux" ;;	# see scripts/mutants
 	*) die "unknown CONFIG '$1'; there are: perf base npm debug npm-debug kasan perf-off" ;;
+	esac
+}
+
+# config_out CONFIG: where it is built. The way from there to the source is the same
+# for all, so that the compiler's cache knows a mutant's files.
+config_out()
+{
+	case $1 in
+	mutant) echo "$BUILD/mutant/out/debug" ;;
+	*) echo "$OUT/$1" ;;
 	esac
 }
 
@@ -55,7 +65,7 @@ config_symbols()
 	esac
 }
 
-bzimage() { echo "$OUT/$1/arch/x86/boot/bzImage"; }
+bzimage() { echo "$(config_out "$1")/arch/x86/boot/bzImage"; }
 
 # ---- the guest ----------------------------------------------------------
 GUEST_PACKAGES=(qemu-system-x86 busybox-static cpio e2fsprogs gcc libc6-dev)

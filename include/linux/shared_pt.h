@@ -58,6 +58,7 @@ struct shared_pt_region {
 	vm_flags_t class;
 	struct mm_struct *mm;
 	struct rb_root_cached guests;
+	atomic_t nr_guests;
 	refcount_t refs;
 	union {
 		struct callback_head task_work;

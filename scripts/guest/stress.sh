@@ -115,11 +115,12 @@ stress()
 	kill $disturber
 	echo 1..3
 	echo "ok 1 $round rounds"
-	if gone $cg; then
+	if gone /sys/fs/cgroup/*/; then
 		echo "ok 2 no process is left"
 	else
-		echo "not ok 2 processes are left: $(cat $cg/cgroup.procs)"
-		for p in $(cat $cg/cgroup.procs); do
+		left=$(cat /sys/fs/cgroup/*/cgroup.procs)
+		echo "not ok 2 processes are left:" $left
+		for p in $left; do
 			grep -E '^(Name|State|Pid|PPid|Threads|SigPnd|ShdPnd)' /proc/$p/status
 			cat /proc/$p/stack
 		done | sed 's/^/# /'

@@ -1625,7 +1625,7 @@ TEST_F_TIMEOUT(cow_pte, reaped_while_dying, 120)
 {
 	struct sched_param param = { .sched_priority = 1 };
 	char *p = anon(SIZE, 1);
-	int round;
+	int round, reaped = 0;
 
 	/* A table of two VMAs, of which one is reaped first */
 	ASSERT_EQ(0, madvise(p + TABLE / 2, TABLE / 2, MADV_DONTDUMP));
@@ -1646,12 +1646,47 @@ TEST_F_TIMEOUT(cow_pte, reaped_while_dying, 120)
 		await(self->t.up[0]);
 		ASSERT_LE(0, pidfd);
 		ASSERT_EQ(0, kill(pid, SIGKILL));
-		ASSERT_EQ(0, syscall(SYS_process_mrelease, pidfd, 0));
+		if (!syscall(SYS_process_mrelease, pidfd, 0))
+			reaped++;
+		else
+			ASSERT_EQ(ESRCH, errno);	/* dead already */
 		ASSERT_EQ(-1, differs(p, 0, SIZE / PAGE, 1));
 		close(pidfd);
 		ASSERT_EQ(1000 + SIGKILL, status_of(pid));
 	}
+	EXPECT_LT(0, reaped);
 	ASSERT_EQ(-1, differs(p, 0, SIZE / PAGE, 1));
+}
+
+/* Nor do the pages stay because it is dying, and has no use for them any more. */
+TEST_F_TIMEOUT(cow_pte, reclaim_beside_the_dying, 120)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	char *p = anon(TABLE, 1);
+	int pidfd, i;
+	pid_t pid;
+
+	if (number_in("/proc/meminfo", "SwapTotal:") <= 0)
+		SKIP(return, "no swap");
+	/* Two VMAs, so that the table is not the dying one's to drop */
+	ASSERT_EQ(0, madvise(p + TABLE / 2, TABLE / 2, MADV_DONTDUMP));
+	stay_on(0);
+	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param))
+		SKIP(return, "no right to real-time priority");
+	pid = IN_CHILD(
+		tell(self->t.up[1]);
+		pause());
+	await(self->t.up[0]);
+	pidfd = syscall(SYS_pidfd_open, pid, 0);
+	ASSERT_LE(0, pidfd);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(0, syscall(SYS_process_mrelease, pidfd, 0));
+	for (i = 0; i < 20 && swapped(p, TABLE) < PAGES / 2; i++)
+		reclaim("8M");
+	EXPECT_LE(PAGES / 2, swapped(p, TABLE));
+	close(pidfd);
+	EXPECT_EQ(1000 + SIGKILL, status_of(pid));
+	EXPECT_EQ(-1, differs(p, 0, PAGES, 1));
 }
 
 /* ---- life time ------------------------------------------------------------- */
@@ -2463,6 +2498,35 @@ TEST_F_TIMEOUT(cow_pte, calls_fail, 240)
 		EXPECT_FALSE(injected);
 	}
 	EXPECT_LT(0, failed);
+}
+
+/* Where mlockall() says that it has locked all, it has. */
+TEST_F_TIMEOUT(cow_pte, mlockall_fails, 120)
+{
+	bool injected = true;
+	int n, failed = 0;
+	char *p = anon(TABLE, 1);
+
+	if (!can_fail())
+		SKIP(return, "needs CONFIG_FAULT_INJECTION");
+	/* Nothing to be merged with, which may fail as well */
+	ASSERT_EQ(0, madvise(p, TABLE, MADV_DONTDUMP));
+	for (n = 1; n < 200 && injected; n++) {
+		int r = status_of(IN_CHILD(
+			fail_nth(n);
+			r = mlockall(MCL_CURRENT | MCL_ONFAULT);
+			injected = has_failed();
+			CHECK(r ? errno == ENOMEM : smaps_kb(p, "Locked:") > 0);
+			_exit(10 + injected + 2 * !!r)));
+
+		ASSERT_LE(10, r);
+		ASSERT_GE(13, r);
+		injected = (r - 10) & 1;
+		failed += (r - 10) >> 1;
+	}
+	EXPECT_FALSE(injected);
+	if (self->on)
+		EXPECT_LT(0, failed);
 }
 
 int main(int argc, char **argv)
