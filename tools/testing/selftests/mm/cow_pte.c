@@ -1661,32 +1661,30 @@ TEST_F_TIMEOUT(cow_pte, reaped_while_dying, 120)
 /* Nor do the pages stay because it is dying, and has no use for them any more. */
 TEST_F_TIMEOUT(cow_pte, reclaim_beside_the_dying, 120)
 {
-	struct sched_param param = { .sched_priority = 1 };
 	char *p = anon(TABLE, 1);
-	int pidfd, i;
+	int i, status, pidfd;
 	pid_t pid;
 
 	if (number_in("/proc/meminfo", "SwapTotal:") <= 0)
 		SKIP(return, "no swap");
 	/* Two VMAs, so that the table is not the dying one's to drop */
 	ASSERT_EQ(0, madvise(p + TABLE / 2, TABLE / 2, MADV_DONTDUMP));
-	stay_on(0);
-	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param))
-		SKIP(return, "no right to real-time priority");
-	pid = IN_CHILD(
-		tell(self->t.up[1]);
-		pause());
-	await(self->t.up[0]);
+	pid = IN_CHILD(pause());
+	/* It stops when it is dead, but for its mm. */
+	ASSERT_EQ(0, ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACEEXIT));
 	pidfd = syscall(SYS_pidfd_open, pid, 0);
 	ASSERT_LE(0, pidfd);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(SIGTRAP | PTRACE_EVENT_EXIT << 8, status >> 8);
 	ASSERT_EQ(0, syscall(SYS_process_mrelease, pidfd, 0));
 	for (i = 0; i < 20 && swapped(p, TABLE) < PAGES / 2; i++)
 		reclaim("8M");
 	EXPECT_LE(PAGES / 2, swapped(p, TABLE));
-	close(pidfd);
+	ASSERT_EQ(0, ptrace(PTRACE_CONT, pid, 0, 0));
 	EXPECT_EQ(1000 + SIGKILL, status_of(pid));
 	EXPECT_EQ(-1, differs(p, 0, PAGES, 1));
+	close(pidfd);
 }
 
 /* ---- life time ------------------------------------------------------------- */
