@@ -46,6 +46,7 @@ enum shared_pt_refusal {
  * @mm: The host mm.
  * @guests: The guest VMAs, by file offset.  They are here and not in
  *          @mapping->i_mmap, but under the same lock.
+ * @nr_guests: How many guest VMAs there are.
  * @refs: One for each guest VMA, and for each mmap() and fault under way.
  * @end: Ends the region when @refs has become zero.
  * @end.task_work: In the task that released the last one.
