@@ -33,7 +33,7 @@ FILENAME ~ /limits$/ {
 	n[k]++
 }
 function mean(k) { return sum[k] / n[k] }
-function num(v) { return v == int(v) || v >= 1000 ? sprintf("%d", v + 0.5) : sprintf("%.1f", v) }
+function num(v) { return v == int(v) || v >= 1000 ? sprintf("%.0f", v) : sprintf("%.1f", v) }
 function spread(k) { return (k in n) && min[k] > 0 ? (max[k] - min[k]) * 100 / min[k] : 0 }
 # the pattern of a figure: * stands for any text
 function matches(p, s) {

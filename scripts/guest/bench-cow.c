@@ -9,7 +9,8 @@
  *
  * Cases: 1 64 256 1024 8192 (MiB of 4 KiB pages; 8192 only when asked for), thp
  * (1 GiB of huge pages), children (16 that stay), server (a loop that forks for each
- * request).
+ * request), file (256 MiB of a private file, only read, that the child reads), data
+ * (the same with one page in each 2 MiB written to).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,6 +57,15 @@ static void touch(char *p, size_t step)
 		*(volatile char *)p += 1;
 }
 
+/* Read each page. */
+static void look(char *p)
+{
+	char *end = p + size;
+
+	for (; p < end; p += PAGE)
+		*(volatile char *)p;
+}
+
 /* Each page once, in an order without neighbours: a generator of full period. */
 static void touch_random(char *p)
 {
@@ -98,7 +108,7 @@ static long status(const char *key)
 }
 
 struct told {
-	long vmpte, rss;
+	long vmpte, rss, took;
 };
 
 /* A child that tells what it has, and waits. */
@@ -109,7 +119,7 @@ static pid_t child(long *took, struct told *what)
 	char c;
 
 	if (!pid) {
-		struct told t = { status("VmPTE:"), status("VmRSS:") };
+		struct told t = { status("VmPTE:"), status("VmRSS:"), 0 };
 
 		if (write(told[1], &t, sizeof(t)) != sizeof(t) || read(go[0], &c, 1) != 1)
 			_exit(1);
@@ -293,6 +303,66 @@ static void server(void)
 	munmap(p, size);
 }
 
+/* Private memory of a file, of which the parent has written to a page each @step bytes. */
+static void private_file(size_t step)
+{
+	struct series first = { 0 }, reading = { 0 }, leave = { 0 };
+	struct told what = { 0 };
+	int r, fd = memfd_create("bench", 0);
+	long t0, took;
+	char *p, *q;
+	pid_t pid;
+
+	size = 256UL << 20;
+	p = memory();
+	if (fd < 0 || ftruncate(fd, size) ||
+	    mmap(p, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) != p)
+		die("memfd: %s", strerror(errno));
+	for (q = p; q < p + size; q += PAGE)
+		if (pwrite(fd, "1", 1, q - p) != 1)
+			die("pwrite: %s", strerror(errno));
+	for (r = 0; r < repeats; r++) {
+		look(p);
+		if (step)
+			touch(p, step);
+		t0 = now();
+		pid = fork();
+		took = now() - t0;
+		if (!pid) {
+			t0 = now();
+			look(p);
+			what.took = now() - t0;
+			what.vmpte = status("VmPTE:");
+			if (write(told[1], &what, sizeof(what)) != sizeof(what) ||
+			    read(go[0], &what, 1) != 1)
+				_exit(1);
+			_exit(0);
+		}
+		if (pid < 0 || read(told[0], &what, sizeof(what)) != sizeof(what))
+			die("fork: %s", strerror(errno));
+		pause_ms(20);
+		add(&first, took);
+		add(&reading, what.took);
+		add(&leave, dismiss(pid));
+	}
+	emit("fork", first.min, "instr");
+	emit("child_reads", reading.min, "instr");
+	emit("exit", leave.min, "instr");
+	emit("vmpte_child", what.vmpte, "kB");
+	munmap(p, size);
+	close(fd);
+}
+
+static void file(void)
+{
+	private_file(0);
+}
+
+static void data(void)
+{
+	private_file(PMD);
+}
+
 static bool wanted(int argc, char **argv, const char *name)
 {
 	int i;
@@ -308,7 +378,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*run)(void);
-	} others[] = { { "thp", thp }, { "children", children }, { "server", server } };
+	} others[] = { { "thp", thp }, { "children", children }, { "server", server },
+			{ "file", file }, { "data", data } };
 	static char name[32];
 	size_t i;
 	int opt;
