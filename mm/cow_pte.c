@@ -69,7 +69,6 @@
  */
 #include <linux/cow_pte.h>
 #include <linux/hugetlb.h>
-#include <linux/ksm.h>
 #include <linux/mm.h>
 #include <linux/mmu_context.h>
 #include <linux/mmu_notifier.h>
@@ -127,7 +126,8 @@ static_assert(NR_MM_COUNTERS * PT_COW_RSS_BITS < 63);
 #define COW_PTE_VM_REFUSED	(VM_SHARED | VM_MAYSHARE | VM_HUGETLB |		\
 				 VM_PFNMAP | VM_MIXEDMAP | VM_IO | VM_DONTCOPY |	\
 				 VM_WIPEONFORK | VM_LOCKED | VM_LOCKONFAULT |	\
-				 __VM_UFFD_FLAGS | VM_SHADOW_STACK)
+				 VM_UFFD_MISSING | VM_UFFD_WP | VM_UFFD_MINOR |	\
+				 VM_SHADOW_STACK)
 
 static unsigned long rss_unit(int member)
 {
@@ -619,9 +619,8 @@ static enum cow_pte_refusal count_entries(struct mm_struct *mm, pte_t *pte,
 
 		if (pte_present(ptent)) {
 			if (pte_special(ptent)) {
-				/* KSM counts the zero pages of each mm. */
-				if (!is_zero_pfn(pte_pfn(ptent)) ||
-				    is_ksm_zero_pte(ptent))
+				/* KSM's are dirty, and counted for each mm. */
+				if (!is_zero_pfn(pte_pfn(ptent)) || pte_dirty(ptent))
 					return COW_PTE_SPECIAL;
 				continue;
 			}
