@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <linux/io_uring.h>
 #include <linux/kernel-page-flags.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
@@ -1637,6 +1638,250 @@ TEST_F_TIMEOUT(folio, swap_storm, 600)
 	}
 	EXPECT_EQ(0, bad);
 	write_to(name, old);
+}
+
+/* ---- compound pages of others --------------------------------------------- */
+
+#define POOL		"/proc/sys/vm/nr_hugepages"
+#define POOL_VMEMMAP	"/proc/sys/vm/hugetlb_optimize_vmemmap"
+#define SUBBUF		DEBUGFS "tracing/buffer_subbuf_size_kb"
+#define HUGE_PAGES	4
+
+/* Huge pages of hugetlb, which has no slots; and what drivers let processes map. */
+FIXTURE(others)
+{
+	long pool, vmemmap, subbuf, used;
+	char group[64];
+};
+
+static void write_number(const char *path, long n)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%ld", n);
+	if (n >= 0)
+		write_to(path, text);
+}
+
+FIXTURE_SETUP(others)
+{
+	self->pool = number_in(POOL, "");
+	self->vmemmap = number_in(POOL_VMEMMAP, "");
+	self->subbuf = number_in(SUBBUF, "");
+	self->used = number_in("/proc/meminfo", "HugePages_Total:") -
+		     number_in("/proc/meminfo", "HugePages_Free:");
+	pagemap_fd = open("/proc/self/pagemap", O_RDONLY);
+	kpageflags_fd = open("/proc/kpageflags", O_RDONLY);
+	if (pagemap_fd < 0 || kpageflags_fd < 0)
+		SKIP(return, "needs root");
+}
+
+FIXTURE_TEARDOWN_PARENT(others)
+{
+	write_number(SUBBUF, self->subbuf);
+	write_number(POOL_VMEMMAP, self->vmemmap);
+	write_number(POOL, self->pool);
+	if (self->group[0])
+		remove_cgroup(self->group);
+}
+
+/* Has whatever was allocated since the test began been given back? */
+static bool pool_is_back(long used)
+{
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		if (number_in("/proc/meminfo", "HugePages_Total:") -
+		    number_in("/proc/meminfo", "HugePages_Free:") == used)
+			return true;
+		usleep(20000);
+	}
+	return false;
+}
+
+/*
+ * Two processes share the PMD table of a hugetlb mapping. Huge pages are moved under
+ * them, and they leave in both orders.
+ */
+TEST_F_TIMEOUT(others, hugetlb_tables_of_two, SECONDS)
+{
+	const unsigned long gib = KB * MB;
+	int status[HUGE_PAGES], nodes[HUGE_PAGES] = { 0 };
+	bool two_nodes = !access("/sys/devices/system/node/node1", F_OK);
+	struct control *ctl;
+	void *pages[HUGE_PAGES];
+	char *room, *p;
+	int i, first;
+	pid_t pid;
+
+	/* As many again, for what they are moved to. */
+	write_number(POOL, self->pool + 4 * HUGE_PAGES);
+	room = mmap(NULL, 2 * gib, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS |
+		    MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED ||
+	    number_in("/proc/meminfo", "HugePages_Free:") < 2 * HUGE_PAGES)
+		SKIP(return, "no huge pages");
+	munmap(room, 2 * gib);
+	ctl = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, ctl);
+
+	for (first = 0; first < 2; first++) {
+		memset(ctl, 0, sizeof(*ctl));
+		p = (char *)(((unsigned long)room + gib - 1) & -gib);
+		p = mmap(p, gib, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS |
+			 MAP_HUGETLB | MAP_NORESERVE | MAP_FIXED, -1, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		for (i = 0; i < HUGE_PAGES; i++) {
+			pages[i] = p + i * 2 * MB;
+			p[i * 2 * MB] = i + 1;
+			nodes[i] = 1;
+		}
+		pid = spawn();
+		if (!pid) {
+			for (i = 0; i < HUGE_PAGES; i++)
+				if (p[i * 2 * MB] != i + 1)
+					_exit(1);
+			store(&ctl->ready, 1);
+			wait_for(&ctl->go, 1);
+			for (i = 0; i < HUGE_PAGES; i++)
+				p[i * 2 * MB] += 8;
+			_exit(0);
+		}
+		ASSERT_TRUE(wait_for(&ctl->ready, 1));
+		/* Each is mapped once, and known to be shared by its table. */
+		EXPECT_EQ(HUGE_PAGES * 2 * MB / KB, smaps_kb(p, "Shared_Hugetlb:"));
+		if (two_nodes)
+			EXPECT_EQ(0, syscall(__NR_move_pages, 0, HUGE_PAGES, pages, nodes,
+					     status, 1 << 2 /* MPOL_MF_MOVE_ALL */));
+		for (i = 0; i < HUGE_PAGES; i++)
+			EXPECT_EQ(i + 1, p[i * 2 * MB]);
+		if (first)
+			munmap(p, gib);
+		store(&ctl->go, 1);
+		EXPECT_EQ(0, reap(pid));
+		for (i = 0; !first && i < HUGE_PAGES; i++)
+			EXPECT_EQ(i + 9, p[i * 2 * MB]);
+		if (!first)
+			munmap(p, gib);
+		EXPECT_TRUE(pool_is_back(self->used));
+	}
+}
+
+/*
+ * Huge pages of which the struct pages of most tails are one and the same, charged to
+ * a cgroup: they come, are copied on write, and go.
+ */
+TEST_F_TIMEOUT(others, hugetlb_without_vmemmap, SECONDS)
+{
+	char path[128];
+	int i, turn;
+	pid_t pid;
+	char *p;
+
+	if (self->vmemmap < 0 || write_to(POOL_VMEMMAP, "1"))
+		SKIP(return, "needs HUGETLB_PAGE_OPTIMIZE_VMEMMAP");
+	write_to(CGROUP "cgroup.subtree_control", "+hugetlb");
+	if (!own_cgroup(self->group))
+		SKIP(return, "needs the memory controller");
+	snprintf(path, sizeof(path), "%s/hugetlb.2MB.current", self->group);
+
+	for (turn = 0; turn < 3; turn++) {
+		write_number(POOL, self->pool + 2 * HUGE_PAGES);
+		p = mmap(NULL, HUGE_PAGES * 2 * MB, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			 MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		if (p == MAP_FAILED)
+			SKIP(return, "no huge pages");
+		for (i = 0; i < HUGE_PAGES; i++)
+			p[i * 2 * MB] = i;
+		if (!access(path, R_OK))
+			EXPECT_EQ(HUGE_PAGES * 2 * MB, number_in(path, ""));
+		pid = spawn();
+		if (!pid) {
+			for (i = 0; i < HUGE_PAGES; i++)
+				p[i * 2 * MB + 1] = p[i * 2 * MB]++;
+			_exit(0);
+		}
+		EXPECT_EQ(0, reap(pid));
+		for (i = 0; i < HUGE_PAGES; i++)
+			EXPECT_EQ(i, p[i * 2 * MB]++);
+		munmap(p, HUGE_PAGES * 2 * MB);
+		EXPECT_TRUE(pool_is_back(self->used));
+		if (!access(path, R_OK))
+			EXPECT_EQ(0, number_in(path, ""));
+		write_number(POOL, self->pool);
+		EXPECT_EQ(self->pool, number_in("/proc/meminfo", "HugePages_Total:"));
+	}
+}
+
+/* @p is a compound page: fork if it can, unmap one page, then all, here and there. */
+static bool map_and_go(char *p, unsigned long size)
+{
+	bool compound = has_flag(pfn(p), KPF_COMPOUND_HEAD);
+	unsigned long i;
+	pid_t pid;
+
+	pid = spawn();
+	/* The parent's first. Where fork has not copied it, there is nothing to unmap. */
+	if (pid)
+		munmap(p + PAGE, PAGE);
+	else
+		munmap(p, size / 2);
+	if (!pid)
+		_exit(0);
+	for (i = 2 * PAGE; i < size; i += PAGE)
+		load(p + i);
+	munmap(p, PAGE);
+	if (reap(pid))
+		return false;
+	munmap(p, size);
+	return compound;
+}
+
+/* Rings of io_uring. */
+TEST_F_TIMEOUT(others, rings_of_io_uring, SECONDS)
+{
+	struct io_uring_params params = { 0 };
+	int fd = syscall(__NR_io_uring_setup, 1024, &params);
+	unsigned long sqes = 1024 * sizeof(struct io_uring_sqe);
+	unsigned long ring = params.cq_off.cqes +
+			     params.cq_entries * sizeof(struct io_uring_cqe);
+	char *p;
+
+	if (fd < 0)
+		SKIP(return, "needs io_uring");
+	p = mmap(NULL, sqes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
+		 IORING_OFF_SQES);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_TRUE(map_and_go(p, sqes));
+	p = mmap(NULL, ring, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
+		 IORING_OFF_SQ_RING);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_TRUE(map_and_go(p, ring & -PAGE));
+	close(fd);
+}
+
+/* The ring buffer of the tracer, of subbuffers of several pages. */
+TEST_F_TIMEOUT(others, rings_of_the_tracer, SECONDS)
+{
+	/* meta_page_size, meta_struct_len, subbuf_size, nr_subbufs: linux/trace_mmap.h */
+	unsigned int *meta, sizes[4];
+	char *p;
+	int fd;
+
+	if (self->subbuf < 0 || write_to(SUBBUF, "16"))
+		SKIP(return, "needs the tracer");
+	fd = open(DEBUGFS "tracing/per_cpu/cpu0/trace_pipe_raw", O_RDONLY | O_NONBLOCK);
+	ASSERT_LE(0, fd);
+	meta = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	if (meta == MAP_FAILED)
+		SKIP(return, "its buffer cannot be mapped");
+	memcpy(sizes, meta, sizeof(sizes));
+	EXPECT_EQ(16 * KB, sizes[2]);
+	p = mmap(NULL, 16 * KB, PROT_READ, MAP_SHARED, fd, sizes[0]);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_TRUE(map_and_go(p, 16 * KB));
+	munmap(meta, PAGE);
+	close(fd);
 }
 
 TEST_HARNESS_MAIN
