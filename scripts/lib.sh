@@ -240,10 +240,24 @@ series_parts()
 	series_names | sed 's|/.*||' | uniq
 }
 
+# kernel_hash COMMIT: of build/linux, without documentation and selftests, of which no
+# kernel is built
+kernel_hash()
+{
+	kgit -C "$LINUX" ls-tree -r "$1" |
+		grep -vP '\t(Documentation|tools/testing/selftests)/' | sha256sum | cut -c 1-40
+}
+
 # series_tree_hash: the tree of base plus series, as refresh saw it
 series_tree_hash()
 {
 	[ ! -e "$TOP/series" ] || awk '$1 == "#" && $2 == "tree" { print $3 }' "$TOP/series"
+}
+
+# series_kernel_hash: the same of kernel_hash
+series_kernel_hash()
+{
+	[ ! -e "$TOP/series" ] || awk '$1 == "#" && $2 == "kernel" { print $3 }' "$TOP/series"
 }
 
 # series_key: changes when any patch does, be it only in its log

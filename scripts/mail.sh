@@ -65,7 +65,8 @@ identity()
 }
 
 # letter FILE: the cover without its subject, each line @RESULTS name@ replaced.
-# A result that names the tree it was measured on has to be of this one
+# A result that names the tree it was measured on has to be of this one, or of one
+# that builds the same kernel
 letter()
 {
 	local line name tree
@@ -77,6 +78,7 @@ letter()
 			[ -e "$TOP/results/$name" ] || die "$1: there is no results/$name"
 			tree=$(sed -n 's/^# .*others: \([0-9a-f]*\).*/\1/p' "$TOP/results/$name" | head -n 1)
 			[ -z "$tree" ] || [ "$tree" = "$(series_tree_hash)" ] ||
+				grep -q "^# base: .*, kernel $(series_kernel_hash)$" "$TOP/results/$name" ||
 				die "results/$name is of tree $tree, not of the series; run make bench"
 			cat "$TOP/results/$name"
 			;;
