@@ -1418,6 +1418,28 @@ void cow_pte_flush_sharers(struct mm_struct *mm, pmd_t *pmd, unsigned long start
 	cow_pte_iterate_sharers(mm, pmd, start, flush_sharer, &range);
 }
 
+/**
+ * cow_pte_truncated - count and flush what truncation has taken from a shared table
+ * @tlb: Who gathers it, for one of the sharers.
+ * @pmd: Its PMD entry, pmd_cow_pte().
+ * @end: The address after the last that was looked at, in the table or at its end.
+ * @rss: By how much each counter of each sharer changes.
+ *
+ * The pages are freed before truncation visits the other sharers.
+ *
+ * Context: Caller holds the lock of the table.
+ */
+void cow_pte_truncated(struct mmu_gather *tlb, pmd_t *pmd, unsigned long end,
+		       const int *rss)
+{
+	unsigned long addr = (end - 1) & PMD_MASK, start = max(tlb->start, addr);
+
+	cow_pte_add_rss(tlb->mm, pmd, addr, rss);
+	end = min(tlb->end, end);
+	if (start < end)
+		cow_pte_flush_sharers(tlb->mm, pmd, start, end);
+}
+
 /* ---- to know --------------------------------------------------------------- */
 
 /**

@@ -1037,26 +1037,13 @@ static bool shared_pt_file_ok(struct file *file)
 	       inode->i_sb->s_type->fs_flags & FS_ALLOW_SHARED_PT;
 }
 
-/**
- * shared_pt_mmap_prepare - check the arguments of mmap(MAP_SHARED_PT)
- * @file: The file, or NULL.
- * @addr: The address, which counts if it is fixed.
- * @len: The length in bytes, as the caller gave it.
- * @prot: PROT_xxx flags.
- * @flags: MAP_xxx flags.
- * @pgoff: The offset into @file, in pages.
- *
- * Context: May be asked before; what counts is the answer while the caller
- *          holds its own mmap_lock for writing.
- * Return: 0; -EINVAL if the mapping is not a shared one, if @addr, @len or
- *         @pgoff is no multiple of PMD_SIZE, or if @prot or @flags ask for
- *         what a guest cannot have; -EOPNOTSUPP if page tables of @file
- *         cannot be shared; -EOVERFLOW if the range does not fit into a host;
- *         -EBUSY if the process has mmu notifiers.
+/*
+ * Can mmap(MAP_SHARED_PT) do what it is asked for?  May be asked before; what
+ * counts is the answer while the caller holds its own mmap_lock for writing.
  */
-int shared_pt_mmap_prepare(struct file *file, unsigned long addr,
-			   unsigned long len, unsigned long prot,
-			   unsigned long flags, unsigned long pgoff)
+static int shared_pt_mmap_check(struct file *file, unsigned long addr,
+				unsigned long len, unsigned long prot,
+				unsigned long flags, unsigned long pgoff)
 {
 	unsigned long type = flags & MAP_TYPE;
 
@@ -1198,7 +1185,7 @@ struct file *shared_pt_file(struct file *file, unsigned long addr,
 		return shmem_kernel_file_setup("dev/zero", len, vm_flags);
 	}
 
-	ret = shared_pt_mmap_prepare(file, addr, len, prot, flags, pgoff);
+	ret = shared_pt_mmap_check(file, addr, len, prot, flags, pgoff);
 	if (!ret)
 		ret = security_mmap_file(file, prot, flags);
 	if (ret) {
@@ -1216,45 +1203,48 @@ struct file *shared_pt_file(struct file *file, unsigned long addr,
 }
 
 /**
- * shared_pt_get_unmapped_area - find room for a guest
- * @file: The file.
- * @addr: The address wished for, or 0.
- * @len: The length in bytes.
- * @pgoff: The offset into @file, in pages.
+ * shared_pt_mmap_prepare - check mmap(MAP_SHARED_PT), and find room for it
+ * @file: The file, or NULL.
+ * @addr: The address, which is a wish unless it is fixed.
+ * @len: The length in bytes, as the caller gave it.
+ * @prot: PROT_xxx flags.
  * @flags: MAP_xxx flags.
- * @vm_flags: The flags of the VMA to be.
+ * @pgoff: The offset into @file, in pages.
  *
  * A guest of a gigabyte or more gets an address congruent to its offset modulo
  * PUD_SIZE, if there is room, so that tables of a higher level match too.
  *
  * Context: Caller holds its own mmap_lock for writing.
- * Return: An address that is a multiple of PMD_SIZE, or a negative errno.
+ * Return: An address that is a multiple of PMD_SIZE; -EINVAL if the mapping is
+ *         not a shared one, if a fixed @addr, @len or @pgoff is no such
+ *         multiple, or if @prot or @flags ask for what a guest cannot have;
+ *         -EOPNOTSUPP if page tables of @file cannot be shared; -EOVERFLOW if
+ *         the range does not fit into a host; -EBUSY if the process has mmu
+ *         notifiers; what get_unmapped_area() returns if there is no room.
  */
-unsigned long shared_pt_get_unmapped_area(struct file *file, unsigned long addr,
-					  unsigned long len,
-					  unsigned long pgoff,
-					  unsigned long flags,
-					  vm_flags_t vm_flags)
+unsigned long shared_pt_mmap_prepare(struct file *file, unsigned long addr,
+				     unsigned long len, unsigned long prot,
+				     unsigned long flags, unsigned long pgoff)
 {
 	unsigned long align = len >= PUD_SIZE ? PUD_SIZE : PMD_SIZE;
 	unsigned long offset = pgoff << PAGE_SHIFT;
 	struct mm_struct *mm = current->mm;
 	unsigned long ret;
 
+	ret = shared_pt_mmap_check(file, addr, len, prot, flags, pgoff);
+	if (ret)
+		return ret;
 	if (flags & MAP_FIXED)
-		return mm_get_unmapped_area_vmflags(mm, file, addr, len, pgoff,
-						    flags, vm_flags);
+		return addr;
 	if (addr) {
 		addr = ALIGN(addr, PMD_SIZE);
-		ret = mm_get_unmapped_area_vmflags(mm, file, addr, len, pgoff,
-						   flags, vm_flags);
+		ret = mm_get_unmapped_area(mm, file, addr, len, pgoff, flags);
 		if (ret == addr)
 			return ret;
 	}
 
 retry:
-	ret = mm_get_unmapped_area_vmflags(mm, file, addr, len + align, pgoff,
-					   flags, vm_flags);
+	ret = mm_get_unmapped_area(mm, file, addr, len + align, pgoff, flags);
 	if (!IS_ERR_VALUE(ret))
 		return ret + ((offset - ret) & (align - 1));
 	if (align == PMD_SIZE)

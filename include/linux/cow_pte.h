@@ -62,6 +62,8 @@ void cow_pte_add_rss(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 		     const int *rss);
 void cow_pte_flush_sharers(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
 			   unsigned long end);
+void cow_pte_truncated(struct mmu_gather *tlb, pmd_t *pmd, unsigned long end,
+		       const int *rss);
 
 /* For whoever concludes from an entry or a mapcount */
 unsigned int cow_pte_sharers(pmd_t pmd);
@@ -189,6 +191,11 @@ static inline void cow_pte_add_rss(struct mm_struct *mm, pmd_t *pmd,
 
 static inline void cow_pte_flush_sharers(struct mm_struct *mm, pmd_t *pmd,
 					 unsigned long start, unsigned long end)
+{
+}
+
+static inline void cow_pte_truncated(struct mmu_gather *tlb, pmd_t *pmd,
+				     unsigned long end, const int *rss)
 {
 }
 

@@ -70,20 +70,15 @@ struct shared_pt_region {
 
 int shared_pt_refuse(enum shared_pt_refusal reason);
 
-int shared_pt_mmap_prepare(struct file *file, unsigned long addr,
-			   unsigned long len, unsigned long prot,
-			   unsigned long flags, unsigned long pgoff);
+unsigned long shared_pt_mmap_prepare(struct file *file, unsigned long addr,
+				     unsigned long len, unsigned long prot,
+				     unsigned long flags, unsigned long pgoff);
 unsigned long shared_pt_mmap_region(struct file *file, unsigned long addr,
 				    unsigned long len, vm_flags_t vm_flags,
 				    unsigned long pgoff, struct list_head *uf);
 struct file *shared_pt_file(struct file *file, unsigned long addr,
 			    unsigned long len, unsigned long prot,
 			    unsigned long flags, unsigned long pgoff);
-unsigned long shared_pt_get_unmapped_area(struct file *file, unsigned long addr,
-					  unsigned long len,
-					  unsigned long pgoff,
-					  unsigned long flags,
-					  vm_flags_t vm_flags);
 
 struct mm_struct *mm_alloc_shared_pt_host(void);
 
@@ -214,7 +209,7 @@ static inline int shared_pt_refuse(enum shared_pt_refusal reason)
 	return -EINVAL;
 }
 
-static inline int
+static inline unsigned long
 shared_pt_mmap_prepare(struct file *file, unsigned long addr,
 		       unsigned long len, unsigned long prot,
 		       unsigned long flags, unsigned long pgoff)
@@ -227,14 +222,6 @@ shared_pt_file(struct file *file, unsigned long addr, unsigned long len,
 	       unsigned long prot, unsigned long flags, unsigned long pgoff)
 {
 	return file;
-}
-
-static inline unsigned long
-shared_pt_get_unmapped_area(struct file *file, unsigned long addr,
-			    unsigned long len, unsigned long pgoff,
-			    unsigned long flags, vm_flags_t vm_flags)
-{
-	return -EOPNOTSUPP;
 }
 
 static inline unsigned long
