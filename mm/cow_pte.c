@@ -274,6 +274,20 @@ void cow_pte_exit_mmap(struct mm_struct *mm)
 	on_each_cpu_mask(mm_cpumask(mm), leave_lazily, mm, true);
 }
 
+/*
+ * Who had @mm loaded lazily while it called firmware, which is done in an mm of its own, has
+ * come back to it since. Called after each table that is left, which may be freed before
+ * the mmu_gather is done.
+ */
+static void flush_whoever_came_back(struct mm_struct *mm)
+{
+	if (!IS_ENABLED(CONFIG_EFI))
+		return;
+	smp_mb(); /* Pairs with what is implied when switch_mm_irqs_off() writes CR3. */
+	if (!cpumask_empty(mm_cpumask(mm)))
+		flush_mm(mm);
+}
+
 /**
  * cow_pte_exit_mm - an mm without any tables is no member of its family any more
  * @mm: The mm, after exit_mmap().
@@ -1173,6 +1187,8 @@ static void drop_table(struct mm_struct *mm, pmd_t *pmd, struct ptdesc *table,
 	pmd_clear(pmd);
 	if (flush)
 		flush_mm(mm);
+	else
+		flush_whoever_came_back(mm);
 	if (table->pt_cow_owner == mm) {
 		mm_dec_nr_ptes(mm);
 		disown(table);
@@ -1283,7 +1299,9 @@ bool cow_pte_free(struct mmu_gather *tlb, pgtable_t table)
 
 	if (likely(!(ptdesc->pt_cow_rss & PT_COW_EVER_SHARED)))
 		return false;
-	if (!tlb->fullmm)
+	if (tlb->fullmm)
+		flush_whoever_came_back(tlb->mm);
+	else
 		flush_mm(tlb->mm);
 	call_rcu(&ptdesc->pt_rcu_head, free_table);
 	return true;

@@ -1370,6 +1370,54 @@ TEST_F(cow_pte, private_file_mapping)
 	close(fd);
 }
 
+/*
+ * Once truncation is over nobody reads the old pages, who had just done so neither. Short,
+ * in shmem, and often, since a reader that is interrupted finds out in any case.
+ */
+TEST_F(cow_pte, truncation_stops_readers)
+{
+	struct {
+		volatile bool reading, gone;
+	} *seen = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
+	int fd = memfd_create("cow_pte", 0), round;
+	unsigned long start = now_us();
+	char *p = reserve(TABLE);
+	size_t i;
+	pid_t pid;
+
+	ASSERT_EQ(p, mmap(p, TABLE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+			  fd, 0));
+	stay_on(0);
+	for (round = 0; round < 20 && !enough(start); round++) {
+		ASSERT_EQ(0, ftruncate(fd, TABLE));
+		for (i = 0; i < PAGES; i++)
+			at(p, i)[0] = 1;
+		seen->reading = false;
+		seen->gone = false;
+		pid = IN_CHILD(
+			stay_on(1);
+			signal(SIGBUS, on_fault);
+			if (!sigsetjmp(fault, 1)) {
+				for (;;) {
+					bool gone = seen->gone;
+
+					(void)*(volatile uint64_t *)at(p, 5);
+					CHECK(!gone);
+					seen->reading = true;
+				}
+			});
+		while (!seen->reading)
+			sched_yield();
+		ASSERT_EQ(0, ftruncate(fd, 0));
+		seen->gone = true;
+		ASSERT_EQ(0, status_of(pid));
+		ASSERT_EQ(SIGBUS, try_read(p));
+	}
+	munmap(p, TABLE);
+	close(fd);
+}
+
 /* The file goes from all, and with it what each had of its own. */
 TEST_F_TIMEOUT(cow_pte, truncate_with_many_sharers, 120)
 {

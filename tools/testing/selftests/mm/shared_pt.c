@@ -2119,6 +2119,14 @@ TEST_F_TIMEOUT(once, mmap_geometry, SECONDS)
 			EXPECT_EQ(0, munmap(p, table[i].len));
 		}
 	}
+	/* A hint is for the page that it is in, and the first page for none. */
+	p = mmap((void *)1, 1UL << 30, RW, PT, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0UL, (unsigned long)p % (1UL << 30));
+	EXPECT_EQ(0, munmap(p, 1UL << 30));
+	p = mmap((void *)(0x200000000000UL + 1), UNIT, RW, PT, self->fd, 0);
+	EXPECT_EQ((char *)0x200000000000UL, p);
+	EXPECT_EQ(0, munmap(p, UNIT));
 }
 
 /* Who is refused has lost nothing. */
