@@ -1261,6 +1261,31 @@ TEST_F(cow_pte, swapoff_finds_the_orphan)
 	EXPECT_EQ(0, status_of(pid));
 }
 
+/* And each of several who have a table together. */
+TEST_F(cow_pte, swapoff_serves_relatives)
+{
+	char *p = anon(SIZE, 1);
+	pid_t pid;
+
+	if (access("/dev/zram0", F_OK) || number_in("/proc/meminfo", "SwapTotal:") <= 0)
+		SKIP(return, "no swap on zram0");
+	madvise(p, SIZE, MADV_PAGEOUT);
+	pid = fork();
+	if (!pid) {
+		await(self->t.down[0]);
+		CHECK(!status("VmSwap:"));
+		CHECK(differs(p, 0, SIZE / PAGE, 1) < 0);
+		fill(p, SIZE, 2);
+		_exit(0);
+	}
+	ASSERT_EQ(0, swapoff("/dev/zram0"));
+	ASSERT_EQ(0, swapon("/dev/zram0", 0));
+	EXPECT_EQ(0, status("VmSwap:"));
+	tell(self->t.down[1]);
+	EXPECT_EQ(0, status_of(pid));
+	EXPECT_EQ(-1, differs(p, 0, SIZE / PAGE, 1));
+}
+
 /* A reader on each side, while pages are moved and swapped out under them. */
 TEST_F_TIMEOUT(cow_pte, readers_during_reclaim_and_migration, 120)
 {
@@ -2133,6 +2158,9 @@ TEST_F_TIMEOUT(cow_pte, many_copies_of_swap_entries, 120)
 	pid_t pid[150];
 	int i;
 
+	/* Room for many counts that was made before has gone then. */
+	if (swapoff("/dev/zram0") || swapon("/dev/zram0", 0))
+		SKIP(return, "no swap on zram0");
 	for (i = 0; i < 20 && swapped(p, TABLE) < PAGES / 2; i++)
 		madvise(p, TABLE, MADV_PAGEOUT);
 	if (swapped(p, TABLE) < PAGES / 2)
@@ -2369,6 +2397,8 @@ TEST_F(cow_pte, locked_memory)
 {
 	char *p = anon(SIZE, 1);
 	pid_t pid = fork();
+	long before;
+	int i;
 
 	if (!pid) {
 		CHECK(!mlock(p, TABLE));
@@ -2381,6 +2411,19 @@ TEST_F(cow_pte, locked_memory)
 	fill(p, SIZE, 2);
 	tell(self->t.down[1]);
 	EXPECT_EQ(0, status_of(pid));
+	EXPECT_EQ(-1, differs(p, 0, SIZE / PAGE, 2));
+
+	/* What is there is locked at once, until who locked it has gone. */
+	before = number_in("/proc/meminfo", "Mlocked:");
+	EXPECT_EQ(0, status_of(IN_CHILD(
+		CHECK(!syscall(SYS_mlock2, p, SIZE, MLOCK_ONFAULT));
+		CHECK(smaps_kb(p, "Locked:") > 0))));
+	for (i = 0; i < 100; i++) {
+		if (number_in("/proc/meminfo", "Mlocked:") < before + (long)(MB / KB))
+			break;
+		usleep(100000);
+	}
+	EXPECT_GT(100, i);
 	EXPECT_EQ(-1, differs(p, 0, SIZE / PAGE, 2));
 }
 
@@ -2489,6 +2532,65 @@ TEST_F_TIMEOUT(cow_pte, fork_fails, 240)
 	EXPECT_EQ(3, whole);
 	EXPECT_GT(512, labs(rss - status("RssAnon:")));
 	EXPECT_EQ(0, munmap(p, SIZE));
+}
+
+struct writer {
+	char *p;
+	volatile bool stop;
+};
+
+static void *write_backwards(void *arg)
+{
+	struct writer *w = arg;
+	int i;
+
+	while (!w->stop) {
+		for (i = SIZE / TABLE - 1; i >= 0; i--) {
+			volatile uint64_t *word0 = at(w->p, i * PAGES + 1);
+
+			*word0 = *word0;
+		}
+	}
+	return NULL;
+}
+
+/*
+ * A child that never was may lack VMAs of tables that it shares, so it must not be the
+ * last who has one, when another thread of its parent leaves the table.
+ */
+TEST_F_TIMEOUT(cow_pte, fork_fails_beside_a_writer, 240)
+{
+	struct writer w = { .p = anon(SIZE, 1) };
+	unsigned long start = now_us();
+	int n, failed = 0, pages = 0;
+	pthread_t th;
+	size_t i;
+
+	if (!can_fail())
+		SKIP(return, "needs CONFIG_FAULT_INJECTION");
+	for (i = 0; i < SIZE / PAGE; i += 100)
+		ASSERT_EQ(0, mprotect(at(w.p, i), PAGE, PROT_READ));
+	ASSERT_EQ(0, pthread_create(&th, NULL, write_backwards, &w));
+	for (n = 50; n < 1000 && !enough(start); n++) {
+		pid_t pid;
+
+		fail_nth(n % 250 + 1);
+		pid = fork();
+		if (!pid)
+			_exit(0);
+		fail_nth(0);
+		if (pid < 0)
+			failed++;
+		else
+			ASSERT_EQ(0, status_of(pid));
+	}
+	w.stop = true;
+	pthread_join(th, NULL);
+	EXPECT_LT(10, failed);
+	EXPECT_EQ(-1, differs(w.p, 0, SIZE / PAGE, 1));
+	for (i = 0; i < SIZE / PAGE; i++)
+		pages += !!(pagemap(at(w.p, i)) & PM_EXCLUSIVE);
+	EXPECT_EQ((int)(SIZE / PAGE), pages);
 }
 
 /* So do system calls that would have to change a table that others use. */
