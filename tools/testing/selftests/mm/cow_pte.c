@@ -31,6 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../../../mm/gup_test.h"
 #include "../kselftest_harness.h"
 
 /* Not in the usual include/uapi */
@@ -1001,6 +1002,35 @@ TEST_F(cow_pte, direct_io_into_a_page)
 			EXPECT_EQ(-1, differs(p, 0, SIZE / PAGE, 1));
 	}
 	unlink(name);
+}
+
+/* Who has given pages to a device keeps them, and a child gets copies, as ever. */
+TEST_F(cow_pte, pinned_pages_stay)
+{
+	char *p = anon(TABLE, 1), *seen = anon(2 * PAGE, 0);
+	struct pin_longterm_test pin = {
+		.addr = (unsigned long)at(p, 5),
+		.size = 2 * PAGE,
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+	};
+	uint64_t to = (unsigned long)seen;
+	int fd = open("/sys/kernel/debug/gup_test", O_RDWR);
+	pid_t pid;
+
+	if (fd < 0)
+		SKIP(return, "needs CONFIG_GUP_TEST");
+	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_START, &pin));
+	pid = IN_CHILD(
+		await(self->t.down[0]);
+		CHECK(differs(p, 0, PAGES, 1) < 0));
+	at(p, 5)[0] = 2;
+	at(p, 6)[511] = 3;
+	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_READ, &to));
+	EXPECT_EQ(0, memcmp(seen, at(p, 5), 2 * PAGE));
+	tell(self->t.down[1]);
+	EXPECT_EQ(0, status_of(pid));
+	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_STOP));
+	close(fd);
 }
 
 TEST_F(cow_pte, forced_write_of_a_debugger)
@@ -2325,6 +2355,32 @@ TEST_F(cow_pte, large_folios_without_their_owner)
 	tell(self->t.down[1]);
 	tell(self->t.down[1]);
 	EXPECT_EQ(0, status_of(pid));
+}
+
+/* Reclaim comes first to a process that the mappings are not charged to. */
+TEST_F(cow_pte, large_folios_of_another)
+{
+	char *p = huge_by_ptes(SIZE);
+	pid_t pid;
+	int i;
+
+	if (!p)
+		SKIP(return, "no huge pages");
+	if (number_in("/proc/meminfo", "SwapTotal:") <= 0)
+		SKIP(return, "no swap");
+	pid = IN_CHILD(
+		await(self->t.down[0]);
+		CHECK(differs(p, 0, SIZE / PAGE, 1) < 0));
+	/* A VMA that has been changed goes behind the others. */
+	ASSERT_EQ(0, mprotect(p + SIZE - PAGE, PAGE, PROT_READ));
+	ASSERT_EQ(0, mprotect(p + SIZE - PAGE, PAGE, PROT_READ | PROT_WRITE));
+	for (i = 0; i < 20 && swapped(p, SIZE) < PAGES; i++)
+		reclaim("8M");
+	EXPECT_LE(PAGES, swapped(p, SIZE));
+	tell(self->t.down[1]);
+	EXPECT_EQ(0, status_of(pid));
+	EXPECT_EQ(-1, differs(p, 0, SIZE / PAGE, 1));
+	munmap(p, SIZE);
 }
 
 TEST_F(cow_pte, userfaultfd_registers_ones_own)
