@@ -1966,6 +1966,58 @@ TEST_F_TIMEOUT(cow_pte, threads_write_to_large_folios_after_fork, 120)
 	storm_after_forks(_metadata, p, 50, 50);
 }
 
+struct toucher {
+	char *p;
+	volatile bool stop;
+};
+
+static void *touch_second_half(void *arg)
+{
+	struct toucher *t = arg;
+	size_t i;
+
+	while (!t->stop) {
+		for (i = PAGES / 2; i < PAGES; i++)
+			at(t->p, i)[0] = 1;
+	}
+	return NULL;
+}
+
+/*
+ * A thread has pages come into a VMA, under the lock of that alone, while another forks
+ * and is at a VMA before it, with which the table is shared. The child does not see what
+ * comes later.
+ */
+TEST_F_TIMEOUT(cow_pte, faults_beside_the_fork, 120)
+{
+	struct toucher t = { .p = anon(TABLE, 1) };
+	unsigned long start = now_us();
+	pthread_t thread;
+	int round;
+
+	ASSERT_EQ(0, madvise(t.p + TABLE / 2, TABLE / 2, MADV_DONTDUMP));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, touch_second_half, &t));
+	for (round = 0; round < 60 && !enough(start); round++) {
+		ASSERT_EQ(0, madvise(t.p + TABLE / 2, TABLE / 2, MADV_DONTNEED));
+		ASSERT_EQ(0, status_of(IN_CHILD(
+			uint64_t before[PAGES / 2];
+			uint64_t after[PAGES / 2];
+			int fd = open("/proc/self/pagemap", O_RDONLY);
+			off_t offset = (unsigned long)at(t.p, PAGES / 2) / PAGE * 8;
+
+			CHECK(pread(fd, before, sizeof(before), offset) == sizeof(before));
+			sched_yield();
+			CHECK(pread(fd, after, sizeof(after), offset) == sizeof(after));
+			for (size_t i = 0; i < PAGES / 2; i++)
+				CHECK((before[i] & PM_PRESENT) == (after[i] & PM_PRESENT));
+			CHECK(differs(t.p, 0, PAGES / 2, 1) < 0))));
+	}
+	t.stop = true;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(-1, differs(t.p, 0, PAGES / 2, 1));
+	munmap(t.p, TABLE);
+}
+
 /*
  * A thread writes to a VMA, by which its process leaves the table, while another forks
  * and is at a VMA before it. What the fork copies must not be what a relative, whose
