@@ -1354,6 +1354,32 @@ TEST_F_TIMEOUT(cow_pte, readers_during_reclaim_and_migration, 120)
 	EXPECT_EQ(-1, differs(p, 0, size / PAGE, 1));
 }
 
+/* Reclaim looks at the oldest relative first, who leaves the table meanwhile. */
+TEST_F_TIMEOUT(cow_pte, writer_leaves_during_reclaim, 120)
+{
+	unsigned long start = now_us();
+	char *p = anon(SIZE, 1);
+	size_t i, k;
+	int round;
+
+	for (round = 0; round < 15 && !enough(start); round++) {
+		pid_t pid = IN_CHILD(
+			tell(self->t.up[1]);
+			reclaim("8M");
+			CHECK(differs(p, 0, SIZE / PAGE, 1) < 0));
+
+		await(self->t.up[0]);
+		usleep(rand() % 5000);
+		for (i = 0; i < SIZE / TABLE; i++) {
+			k = i * PAGES + 1 + round;
+			at(p, k)[0] = word(k, 1);
+		}
+		ASSERT_EQ(0, status_of(pid));
+		ASSERT_EQ(-1, differs(p, 0, SIZE / PAGE, 1));
+	}
+	munmap(p, SIZE);
+}
+
 /* Not for one process alone to move what others use. */
 TEST_F(cow_pte, move_pages_of_others)
 {
