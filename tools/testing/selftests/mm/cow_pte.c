@@ -1292,7 +1292,7 @@ TEST_F(cow_pte, swapoff_finds_the_orphan)
 }
 
 /* And each of several who have a table together. */
-TEST_F(cow_pte, swapoff_serves_relatives)
+TEST_F_TIMEOUT(cow_pte, swapoff_serves_relatives, 120)
 {
 	char *p = anon(SIZE, 1);
 	pid_t pid;
@@ -1466,7 +1466,7 @@ TEST_F(cow_pte, private_file_mapping)
  * Once truncation is over nobody reads the old pages, who had just done so neither. Short,
  * in shmem, and often, since a reader that is interrupted finds out in any case.
  */
-TEST_F(cow_pte, truncation_stops_readers)
+TEST_F_TIMEOUT(cow_pte, truncation_stops_readers, 120)
 {
 	struct {
 		volatile bool reading, gone;
@@ -2447,7 +2447,7 @@ TEST_F(cow_pte, large_folios_without_their_owner)
 }
 
 /* Reclaim comes first to a process that the mappings are not charged to. */
-TEST_F(cow_pte, large_folios_of_another)
+TEST_F_TIMEOUT(cow_pte, large_folios_of_another, 120)
 {
 	char *p = huge_by_ptes(SIZE);
 	pid_t pid;
@@ -2538,7 +2538,7 @@ TEST_F(cow_pte, userfaultfd_moves_ones_own)
 	EXPECT_EQ(-1, differs(p, 0, PAGES, 1));
 }
 
-TEST_F(cow_pte, locked_memory)
+TEST_F_TIMEOUT(cow_pte, locked_memory, 120)
 {
 	char *p = anon(SIZE, 1);
 	pid_t pid = fork();
