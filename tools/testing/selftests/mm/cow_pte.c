@@ -2447,7 +2447,7 @@ TEST_F(cow_pte, large_folios_without_their_owner)
 }
 
 /* Reclaim comes first to a process that the mappings are not charged to. */
-TEST_F_TIMEOUT(cow_pte, large_folios_of_another, 120)
+TEST_F_TIMEOUT(cow_pte, large_folios_of_another, 240)
 {
 	char *p = huge_by_ptes(SIZE);
 	pid_t pid;
