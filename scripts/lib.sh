@@ -290,16 +290,16 @@ kernel_env()
 	export KBUILD_BUILD_USER=shared-pt KBUILD_BUILD_HOST=lab KBUILD_BUILD_VERSION=1
 	export LOCALVERSION=
 	export CCACHE_BASEDIR=$BUILD CCACHE_NOHASHDIR=1
-	export CC=gcc
+	export CC=gcc HOSTCC=gcc
 	if command -v ccache >/dev/null; then
-		CC="ccache gcc"
+		CC="ccache gcc" HOSTCC="ccache gcc"
 	fi
 }
 
 # kmake ARG...: make with these settings; call kernel_env first
 kmake()
 {
-	make -j"$JOBS" CC="$CC" "$@"
+	make -j"$JOBS" CC="$CC" HOSTCC="$HOSTCC" "$@"
 }
 
 # What a kernel build needs; scripts add their own to it

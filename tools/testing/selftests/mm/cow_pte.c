@@ -246,7 +246,9 @@ static unsigned long now_us(void)
 /* Where a debugging kernel is slow, so many rounds since @start will do. */
 static bool enough(unsigned long start)
 {
-	return now_us() - start > 20 * 1000000UL;
+	unsigned long seconds = getenv("COW_PTE_ROUNDS") ? 60 : 6;
+
+	return now_us() - start > seconds * 1000000UL;
 }
 
 /* If there is such a CPU */
@@ -625,8 +627,9 @@ TEST_F_TIMEOUT(cow_pte, random_family, 300)
 	const char *env = getenv("COW_PTE_ROUNDS");
 	int round, rounds = env ? atoi(env) : 4;
 	unsigned int seed = env ? time(NULL) : 42;
+	unsigned long start = now_us();
 
-	for (round = 0; round < rounds; round++) {
+	for (round = 0; round < rounds && !enough(start); round++) {
 		pid_t pid;
 
 		TH_LOG("seed %u", seed + round);
@@ -1764,6 +1767,7 @@ TEST_F_TIMEOUT(cow_pte, device_is_told_of_reclaim, 120)
 TEST_F_TIMEOUT(cow_pte, reaped_while_dying, 120)
 {
 	struct sched_param param = { .sched_priority = 1 };
+	unsigned long start = now_us();
 	char *p = anon(SIZE, 1);
 	int round, reaped = 0;
 
@@ -1773,7 +1777,7 @@ TEST_F_TIMEOUT(cow_pte, reaped_while_dying, 120)
 	stay_on(0);
 	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param))
 		SKIP(return, "no right to real-time priority");
-	for (round = 0; round < 50; round++) {
+	for (round = 0; round < 50 && !enough(start); round++) {
 		pid_t pid = IN_CHILD(
 			char *own = anon(SIZE, 2);
 
@@ -1938,6 +1942,7 @@ static void storm_after_forks(struct __test_metadata *_metadata, char *p, int ro
 			      int pages)
 {
 	pthread_t th[STORM_THREADS];
+	unsigned long start = now_us();
 	int round;
 	size_t i;
 
@@ -1947,7 +1952,7 @@ static void storm_after_forks(struct __test_metadata *_metadata, char *p, int ro
 	pthread_barrier_init(&storm.done, NULL, STORM_THREADS + 1);
 	for (i = 0; i < STORM_THREADS; i++)
 		pthread_create(&th[i], NULL, storm_thread, (void *)i);
-	for (round = 0; round < rounds; round++) {
+	for (round = 0; round < rounds && !enough(start); round++) {
 		uint64_t before = round < pages ? 0 : round - pages + 1;
 		pid_t pid;
 
@@ -2202,9 +2207,10 @@ static void *victim_reader(void *arg)
 
 TEST_F_TIMEOUT(cow_pte, no_secrets_after_unmap, 120)
 {
+	unsigned long start = now_us();
 	int round;
 
-	for (round = 0; round < 60; round++) {
+	for (round = 0; round < 60 && !enough(start); round++) {
 		char *p = anon(TABLE, 1);
 		size_t i;
 		pid_t pid = fork();
@@ -2276,7 +2282,7 @@ TEST_F_TIMEOUT(cow_pte, relatives_come_and_go_during_reclaim, 120)
 TEST_F_TIMEOUT(cow_pte, many_copies_of_swap_entries, 120)
 {
 	char *p = anon(TABLE, 1);
-	pid_t pid[150];
+	pid_t pid[80];
 	int i;
 
 	/* Room for many counts that was made before has gone then. */
@@ -2286,7 +2292,7 @@ TEST_F_TIMEOUT(cow_pte, many_copies_of_swap_entries, 120)
 		madvise(p, TABLE, MADV_PAGEOUT);
 	if (swapped(p, TABLE) < PAGES / 2)
 		SKIP(return, "needs swap");
-	for (i = 0; i < 150; i++) {
+	for (i = 0; i < 80; i++) {
 		pid[i] = fork();
 		ASSERT_LE(0, pid[i]);
 		if (!pid[i]) {
@@ -2301,9 +2307,9 @@ TEST_F_TIMEOUT(cow_pte, many_copies_of_swap_entries, 120)
 		await(self->t.up[0]);
 	}
 	EXPECT_LT(PAGES / 4, swapped(p, TABLE));
-	for (i = 0; i < 150; i++)
+	for (i = 0; i < 80; i++)
 		tell(self->t.down[1]);
-	for (i = 0; i < 150; i++)
+	for (i = 0; i < 80; i++)
 		EXPECT_EQ(0, status_of(pid[i]));
 	EXPECT_EQ(-1, differs(p, 0, PAGES, 1));
 }
@@ -2630,6 +2636,9 @@ static bool can_fail(void)
 	write_to("/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N");
 	write_to("/sys/kernel/debug/fail_page_alloc/min-order", "0");
 	write_to("/sys/kernel/debug/failslab/ignore-gfp-wait", "N");
+	/* A stack for each of hundreds says nothing. */
+	write_to("/sys/kernel/debug/fail_page_alloc/verbose", "0");
+	write_to("/sys/kernel/debug/failslab/verbose", "0");
 	return true;
 }
 
@@ -2646,7 +2655,7 @@ TEST_F_TIMEOUT(cow_pte, fork_fails, 240)
 
 	if (!can_fail())
 		SKIP(return, "needs CONFIG_FAULT_INJECTION");
-	for (i = 0; i < SIZE / PAGE; i += 100)
+	for (i = 0; i < SIZE / PAGE; i += 300)
 		ASSERT_EQ(0, mprotect(at(p, i), PAGE, PROT_READ));
 	rss = status("RssAnon:");
 	for (n = 1; n < 2000 && whole < 3; n++) {
@@ -2655,8 +2664,8 @@ TEST_F_TIMEOUT(cow_pte, fork_fails, 240)
 
 		/* What is shared already, and what is not. */
 		if (n & 1)
-			at(p, (n * 37) % (SIZE / PAGE) / 100 * 100 + 1)[0] =
-				word((n * 37) % (SIZE / PAGE) / 100 * 100 + 1, 1);
+			at(p, (n * 37) % (SIZE / PAGE) / 300 * 300 + 1)[0] =
+				word((n * 37) % (SIZE / PAGE) / 300 * 300 + 1, 1);
 		fail_nth(n);
 		pid = fork();
 		if (!pid) {

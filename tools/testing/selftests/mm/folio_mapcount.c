@@ -1327,7 +1327,7 @@ TEST_F_TIMEOUT(folio, mapped_returns, SECONDS)
 {
 	const unsigned long folios = 16 * MB / self->size;
 	const unsigned long bytes = folios * self->size;
-	const int turns = 4 * (int)(self->size / (16 * KB));
+	const int turns = self->size < 512 * KB ? 4 * (int)(self->size / (16 * KB)) : 128;
 	struct control *ctl = self->ctl;
 	unsigned long f, i;
 	pid_t pid[2];
@@ -1454,8 +1454,8 @@ TEST_F_TIMEOUT(folio, collapse_against_truncate, SECONDS)
 /* The pages that the folios have are what AnonPages has, and none is left. */
 TEST_F_TIMEOUT(folio, anon_pages_return, SECONDS)
 {
-	long before, kb = 64 * KB;
-	unsigned long i, n = 64 * MB / self->size;
+	long before, kb = 32 * KB;
+	unsigned long i, n = 32 * MB / self->size;
 	char *p[n];
 	pid_t pid;
 

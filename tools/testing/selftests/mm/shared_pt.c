@@ -2551,7 +2551,7 @@ static long free_blocks(const char *dir)
 /* How many of the blocks of a file are still taken when it should be gone. */
 static long left_of_file(bool by_exit)
 {
-	const size_t len = 8 * UNIT;
+	const size_t len = 2 * UNIT;
 	long free = free_blocks(tmpfs_dir());
 	int fd = unlinked_file(tmpfs_dir());
 	pid_t pid = 0;
@@ -2764,7 +2764,7 @@ TEST_F_TIMEOUT(once, no_write_after_seal, SECONDS)
 		SKIP(return, "fewer than 3 CPUs");
 	other = memfd_create("other", 0);
 	ASSERT_EQ(0, ftruncate(other, n * PAGE));
-	for (round = 0; round < scale(3, 50); round++) {
+	for (round = 0; round < scale(2, 50); round++) {
 		memset(self->ctl, 0, sizeof(*self->ctl));
 		fd = memfd_create("sealed", MFD_ALLOW_SEALING);
 		ASSERT_EQ(0, ftruncate(fd, UNIT));
