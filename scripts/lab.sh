@@ -27,9 +27,9 @@ config_tree()
 {
 	case $1 in
 	base) echo "$BUILD/base" ;;
-	perf|npm|perf-off|debug|npm-debug|kasan) echo "$LINUX" ;;
+	perf|npm|perf-off|debug|npm-debug|kasan|npm-kasan) echo "$LINUX" ;;
 	mutant) echo "$BUILD/mutant/linux" ;;	# see scripts/mutants
-	*) die "unknown CONFIG '$1'; there are: perf base npm debug npm-debug kasan perf-off" ;;
+	*) die "unknown CONFIG '$1'; there are: perf base npm debug npm-debug kasan npm-kasan perf-off" ;;
 	esac
 }
 
@@ -55,14 +55,15 @@ config_symbols()
 	case $1 in
 	base|perf|npm|perf-off) cat "$CONFDIR/perf.config" ;;
 	debug|npm-debug|mutant) cat "$CONFDIR/debug.config" ;;
-	kasan) cat "$CONFDIR/debug.config" "$CONFDIR/kasan.config" ;;
+	kasan|npm-kasan) cat "$CONFDIR/debug.config" "$CONFDIR/kasan.config" ;;
 	esac
 	case $1 in
 	base) ;;
 	perf-off) sed -n 's/^\(CONFIG_[A-Z0-9_]*\)=.*/# \1 is not set/p' "$CONFDIR/features.config" ;;
-	npm|npm-debug) cat "$CONFDIR/features.config" "$CONFDIR/npm.config" ;;
+	npm*) cat "$CONFDIR/features.config" "$CONFDIR/npm.config" ;;
 	*) cat "$CONFDIR/features.config" ;;
 	esac
+	[ "$1" != npm-kasan ] || cat "$CONFDIR/npm-kasan.config"
 }
 
 bzimage() { echo "$(config_out "$1")/arch/x86/boot/bzImage"; }
@@ -75,7 +76,7 @@ slower()
 {
 	case $1 in
 	debug|npm-debug|mutant) echo $(($2 * 3)) ;;
-	kasan) echo $(($2 * 5)) ;;
+	kasan|npm-kasan) echo $(($2 * 5)) ;;
 	*) echo "$2" ;;
 	esac
 }
@@ -118,7 +119,7 @@ stage()
 memory()
 {
 	case $1 in
-	debug|npm-debug|mutant|kasan) echo 2G ;;
+	debug|npm-debug|mutant|kasan|npm-kasan) echo 2G ;;
 	*) echo 4G ;;
 	esac
 }
