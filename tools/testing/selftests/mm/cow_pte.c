@@ -5,6 +5,8 @@
  * are shared at all is a case of its own.
  *
  * Needs root; swap, hugetlb or NUMA nodes for some cases.
+ *
+ * Environment: COW_PTE_ROUNDS=n, rounds of the storms, each for a minute at most.
  */
 #define _GNU_SOURCE
 #include <errno.h>
