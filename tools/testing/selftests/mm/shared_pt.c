@@ -2764,7 +2764,7 @@ TEST_F_TIMEOUT(once, no_write_after_seal, SECONDS)
 		SKIP(return, "fewer than 3 CPUs");
 	other = memfd_create("other", 0);
 	ASSERT_EQ(0, ftruncate(other, n * PAGE));
-	for (round = 0; round < scale(2, 50); round++) {
+	for (round = 0; round < scale(3, 50); round++) {
 		memset(self->ctl, 0, sizeof(*self->ctl));
 		fd = memfd_create("sealed", MFD_ALLOW_SEALING);
 		ASSERT_EQ(0, ftruncate(fd, UNIT));
