@@ -424,7 +424,7 @@ static void further(int flags)
 	emit("vmpte_idle", idle_kb, "kB");
 	emit("pagetables", (double)delta / procs, "kB");
 	emit_mean_max("faults", &faults, "faults");
-	/* the cheapest: one timer interrupt in one call is 20 % of the mean */
+	/* the cheapest: a timer interrupt in one of the calls shows in the mean */
 	emit("mmap", map.min, "instr");
 	emit_mean_max("touch", &touch, "instr");
 	emit_mean_max("exit", &exits, "instr");
